@@ -1,0 +1,1 @@
+"""Manifests, datasets, collation and sampling."""
