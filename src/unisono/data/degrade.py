@@ -1,0 +1,250 @@
+"""Noise and reverberation that turn clean speech into the input of speech enhancement.
+
+Pure functions on mono float32 arrays ``(S,)``; everything random comes from the generator that is passed in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from unisono.errors import UserError
+
+ACTIVE_RANGE_DB = 40.0
+_FRAME_SAMPLES = 480
+NOISE_RMS = 0.1
+MIN_RT60_S, MAX_RT60_S = 0.15, 1.0
+_BABBLE_TALKERS = 5
+
+
+def active_power(speech: np.ndarray) -> float:
+    """Mean square over the active part of ``speech``: frames of 480 samples within 40 dB of the loudest one.
+
+    Pauses would lower a plain mean, and the same sentence with a longer pause would then be mixed with less noise.
+    """
+    frames = np.array_split(speech.astype(np.float64), max(1, len(speech) // _FRAME_SAMPLES))
+    power = np.array([np.mean(frame**2) for frame in frames])
+    active = power >= power.max() * 10 ** (-ACTIVE_RANGE_DB / 10)
+    lengths = np.array([len(frame) for frame in frames])
+    return float(np.sum(power[active] * lengths[active]) / lengths[active].sum())
+
+
+def mix_at_snr(speech: np.ndarray, noise: np.ndarray, snr_db: float) -> np.ndarray:
+    """``speech`` plus ``noise`` scaled to ``snr_db``, float32 ``(S,)``.
+
+    The ratio is the power of the active speech (:func:`active_power`) to the mean power of the noise over the whole clip.
+    The mixture may exceed [-1, 1]; whoever writes it to a file scales it.
+
+    Raises:
+        UserError: the lengths differ, one of the two is silent or holds NaN, or ``snr_db`` is not finite.
+    """
+    if speech.ndim != 1 or speech.shape != noise.shape or speech.size == 0:
+        raise UserError(
+            f"mix_at_snr: speech {speech.shape} and noise {noise.shape} must be 1-D, not empty, of one length"
+        )
+    if not np.isfinite(snr_db):
+        raise UserError(f"mix_at_snr: snr_db is {snr_db}; give a finite number of dB")
+    speech_power = active_power(speech)
+    noise_power = float(np.mean(noise.astype(np.float64) ** 2))
+    for name, power in (("speech", speech_power), ("noise", noise_power)):
+        if not np.isfinite(power) or power <= 0:
+            raise UserError(f"mix_at_snr: the {name} is silent or not finite (power {power}); a ratio has no meaning")
+    gain = np.sqrt(speech_power / noise_power) * 10 ** (-snr_db / 20)
+    return (speech + gain * noise).astype(np.float32)
+
+
+def make_noise(
+    rng: np.random.Generator,
+    kind: str,
+    samples: int,
+    sample_rate: int,
+    *,
+    speech: Sequence[np.ndarray] = (),
+) -> np.ndarray:
+    """A stretch of background noise, float32 ``(samples,)`` with an RMS of 0.1 (less where its peak would pass 1).
+
+    Args:
+        rng: source of the realisation.
+        kind: one of :data:`NOISE_KINDS`.
+        samples: length, at least 1.
+        sample_rate: Hz.
+        speech: clean utterances at ``sample_rate`` to build ``babble`` from; other kinds do not look at it.
+
+    Raises:
+        UserError: unknown kind, or babble without speech.
+    """
+    if kind not in _MAKERS and kind != "babble":
+        raise UserError(f"noise kind {kind!r} is unknown; choose one of {', '.join(NOISE_KINDS)}")
+    if samples < 1:
+        raise UserError(f"make_noise: samples is {samples}; give at least 1")
+    noise = _babble(rng, samples, speech) if kind == "babble" else _MAKERS[kind](rng, samples, sample_rate)
+    scale = min(NOISE_RMS / np.sqrt(np.mean(noise**2)), 1.0 / np.abs(noise).max())
+    return (noise * scale).astype(np.float32)
+
+
+def reverberate(rng: np.random.Generator, speech: np.ndarray, sample_rate: int, rt60_s: float) -> np.ndarray:
+    """``speech`` as heard in a room, float32, same length and time-aligned with the input.
+
+    The room is a shoe box of 3.5-7 x 3-5 x 2.4-3.2 m, simulated by image sources (Allen and Berkley, 1979) in
+    pyroomacoustics, talker and microphone 0.5 to 1.6 m apart. The direct path has gain 1 and no delay, so the difference to
+    the input is reverberation alone; the part of the tail beyond the end of the input is dropped.
+
+    Args:
+        rng: draws the room and the two positions.
+        speech: ``(S,)``.
+        sample_rate: Hz.
+        rt60_s: reverberation time by Sabine's formula, 0.15 to 1 s.
+
+    Raises:
+        UserError: ``rt60_s`` out of range, empty speech, or pyroomacoustics missing.
+    """
+    if not MIN_RT60_S <= rt60_s <= MAX_RT60_S:
+        raise UserError(f"reverberate: rt60_s is {rt60_s}; give {MIN_RT60_S} to {MAX_RT60_S} seconds")
+    if speech.ndim != 1 or speech.size == 0:
+        raise UserError(f"reverberate: the speech has the shape {speech.shape}; give a 1-D waveform that is not empty")
+    from scipy.signal import fftconvolve
+
+    response, direct = _room_response(rng, sample_rate, rt60_s)
+    wet = fftconvolve(speech.astype(np.float64), response / response[direct])
+    return wet[direct : direct + len(speech)].astype(np.float32)
+
+
+def _room_response(rng: np.random.Generator, sample_rate: int, rt60_s: float) -> tuple[np.ndarray, int]:
+    """``(impulse response, index of the direct path)`` of a random room."""
+    try:
+        import pyroomacoustics as pra
+    except ImportError as error:
+        raise UserError(f"reverberation needs pyroomacoustics ({error}); run pip install 'unisono[speech]'") from error
+
+    room_size_m = rng.uniform([3.5, 3.0, 2.4], [7.0, 5.0, 3.2])
+    # A whole number of samples between talker and microphone: the direct path then is one tap, not a spread sinc.
+    speed_m_per_s = pra.constants.get("c")
+    travel_samples = np.round(rng.uniform(0.5, 1.6) / speed_m_per_s * sample_rate)
+    distance_m = travel_samples * speed_m_per_s / sample_rate
+    angle = rng.uniform(0, 2 * np.pi)
+    half_way = 0.5 * distance_m * np.array([np.cos(angle), np.sin(angle), 0.0])
+    centre = np.array([*(room_size_m[:2] / 2 + rng.uniform(-0.4, 0.4, 2)), rng.uniform(1.1, 1.7)])
+
+    absorption, order = pra.inverse_sabine(rt60_s, room_size_m)
+    # inverse_sabine's order follows the last echo between the two nearest walls down to -60 dB; the cost grows with its
+    # cube, and what is left after three quarters lies under -45 dB.
+    order = int(np.ceil(0.75 * order))
+    threads = pra.constants.get("num_threads")
+    # Sums in several threads differ in their last bits from run to run.
+    pra.constants.set("num_threads", 1)
+    try:
+        room = pra.ShoeBox(room_size_m, fs=sample_rate, materials=pra.Material(absorption), max_order=order)
+        room.add_source(centre + half_way)
+        room.add_microphone(centre - half_way)
+        room.compute_rir()
+    finally:
+        pra.constants.set("num_threads", threads)
+    return room.rir[0][0], int(travel_samples) + pra.constants.get("frac_delay_length") // 2
+
+
+# ---------------------------------------------------------------------------------------------- kinds of noise
+
+
+def _shaped(
+    rng: np.random.Generator, samples: int, sample_rate: int, gain: Callable[[np.ndarray], np.ndarray]
+) -> np.ndarray:
+    """Gaussian noise whose amplitude spectrum follows ``gain(frequency_hz)``; frequencies below 20 Hz count as 20 Hz."""
+    # At least 0.1 s, so that short clips keep their low end.
+    length = max(samples, sample_rate // 10)
+    spectrum = np.fft.rfft(rng.standard_normal(length))
+    frequency_hz = np.maximum(np.fft.rfftfreq(length, 1 / sample_rate), 20.0)
+    return np.fft.irfft(spectrum * gain(frequency_hz), length)[:samples]
+
+
+def _white(rng: np.random.Generator, samples: int, sample_rate: int) -> np.ndarray:
+    return rng.standard_normal(samples)
+
+
+def _pink(rng: np.random.Generator, samples: int, sample_rate: int) -> np.ndarray:
+    return _shaped(rng, samples, sample_rate, lambda frequency_hz: frequency_hz**-0.5)
+
+
+def _brown(rng: np.random.Generator, samples: int, sample_rate: int) -> np.ndarray:
+    return _shaped(rng, samples, sample_rate, lambda frequency_hz: frequency_hz**-1.0)
+
+
+def _hum(rng: np.random.Generator, samples: int, sample_rate: int) -> np.ndarray:
+    """Mains hum: harmonics of 50 or 60 Hz that fall by a random power, over a little hiss."""
+    mains_hz = rng.choice([50.0, 60.0])
+    fall = rng.uniform(0.6, 1.4)
+    time_s = np.arange(samples) / sample_rate
+    hum = np.zeros(samples)
+    for harmonic in range(1, 21):
+        # The even harmonics of a rectified supply are the strong ones.
+        level = harmonic**-fall * (1.0 if harmonic % 2 == 0 else 0.5) * rng.uniform(0.5, 1.0)
+        hum += level * np.sin(2 * np.pi * (harmonic * mains_hz * time_s + rng.random()))
+    return hum + 0.02 * rng.standard_normal(samples)
+
+
+def _engine(rng: np.random.Generator, samples: int, sample_rate: int) -> np.ndarray:
+    """An idling engine: harmonics of a wandering firing rate, and low noise that beats with it."""
+    firing_hz = rng.uniform(25.0, 90.0) * (1 + 0.06 * _slow_curve(rng, samples, sample_rate, rate_hz=1.0))
+    cycles = np.cumsum(firing_hz) / sample_rate + rng.random()
+    engine = np.zeros(samples)
+    for harmonic in range(1, 25):
+        engine += harmonic ** -rng.uniform(0.5, 1.2) * np.sin(2 * np.pi * (harmonic * cycles + rng.random()))
+    rumble = _shaped(rng, samples, sample_rate, lambda frequency_hz: 1 / (1 + (frequency_hz / 300.0) ** 2))
+    rumble /= np.abs(rumble).max()
+    return engine + 3.0 * rumble * (1 + np.sin(2 * np.pi * cycles))
+
+
+def _rain(rng: np.random.Generator, samples: int, sample_rate: int) -> np.ndarray:
+    """Rain: a hiss of far drops, and near ones as short decaying rings at random times."""
+    hiss = _shaped(rng, samples, sample_rate, lambda frequency_hz: np.sqrt(frequency_hz / (frequency_hz + 2000.0)))
+    drops = np.zeros(samples)
+    drops_per_s = rng.uniform(50.0, 250.0)
+    # The position is what is left of the drop's ring, so a clip may start within one.
+    drop_samples = min(samples, sample_rate // 100)
+    time_s = np.arange(drop_samples) / sample_rate
+    for start in rng.integers(0, samples - drop_samples + 1, rng.poisson(drops_per_s * samples / sample_rate)):
+        ring = np.exp(-time_s * rng.uniform(400, 1500)) * np.sin(2 * np.pi * rng.uniform(1500, 7000) * time_s)
+        drops[start : start + drop_samples] += rng.lognormal(0.0, 0.7) * ring
+    return hiss / np.sqrt(np.mean(hiss**2)) + 2.0 * drops
+
+
+def _modulated(rng: np.random.Generator, samples: int, sample_rate: int) -> np.ndarray:
+    """Noise with the long-term spectrum of speech (flat to 500 Hz, then falling) that swells and fades irregularly."""
+    noise = _shaped(rng, samples, sample_rate, lambda frequency_hz: 1 / (1 + (frequency_hz / 500.0) ** 1.5))
+    swing_db = 9.0 * _slow_curve(rng, samples, sample_rate, rate_hz=rng.uniform(1.5, 5.0))
+    return noise * 10 ** (swing_db / 20)
+
+
+def _slow_curve(rng: np.random.Generator, samples: int, sample_rate: int, rate_hz: float) -> np.ndarray:
+    """A smooth random curve within [-1, 1] that turns about ``rate_hz`` times a second, ``(samples,)``."""
+    points = max(4, int(np.ceil(samples / sample_rate * rate_hz * 2)) + 3)
+    values = rng.uniform(-1, 1, points)
+    position = np.arange(samples) / sample_rate * rate_hz * 2
+    left = np.minimum(position.astype(int), points - 2)
+    blend = 0.5 - 0.5 * np.cos(np.pi * (position - left))
+    return values[left] * (1 - blend) + values[left + 1] * blend
+
+
+def _babble(rng: np.random.Generator, samples: int, speech: Sequence[np.ndarray]) -> np.ndarray:
+    """Several people talking at once: utterances repeated end to end, started anywhere, at equal loudness."""
+    talkers = [voice for voice in speech if voice.size and np.any(voice)]
+    if not talkers:
+        raise UserError("babble is made of speech, and none was given; pass utterances as speech=[...]")
+    babble = np.zeros(samples)
+    for index in range(max(_BABBLE_TALKERS, len(talkers))):
+        voice = talkers[index % len(talkers)].astype(np.float64)
+        looped = np.resize(np.roll(voice, int(rng.integers(len(voice)))), samples)
+        babble += looped / np.sqrt(active_power(voice)) * 10 ** (rng.uniform(-3, 3) / 20)
+    return babble
+
+
+_MAKERS: dict[str, Callable[[np.random.Generator, int, int], np.ndarray]] = {
+    "white": _white,
+    "pink": _pink,
+    "brown": _brown,
+    "hum": _hum,
+    "engine": _engine,
+    "rain": _rain,
+    "modulated": _modulated,
+}
+NOISE_KINDS: tuple[str, ...] = (*_MAKERS, "babble")

@@ -1,0 +1,187 @@
+"""One item: read its audio, measure every row, write players' files and pictures. Runs in worker processes.
+
+Needs no torch and no state: the same job gives the same result in any process.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from unisono.audio import audio_info, read_audio, write_audio
+from unisono.errors import UserError
+from unisono.evaluation.mel import MelFrontEnd
+from unisono.evaluation.metric import (
+    CODED,
+    INPUT,
+    MODEL,
+    EvaluationItem,
+    Metric,
+    MetricFailure,
+    NotApplicable,
+    Outcome,
+    Sample,
+)
+from unisono.evaluation.pictures import mel_picture
+from unisono.evaluation.retrieval import mel_statistics
+
+SILENCE_PEAK = 1e-4
+"""Peaks below (-80 dB re full scale) count as silence."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A waveform ``(S,)``, or the reason why there is none, and what was done to it on the way in."""
+
+    waveform: np.ndarray | None
+    problem: str = ""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a worker needs for one item.
+
+    Attributes:
+        item: what to judge.
+        folder: output files of the item go to this folder within ``audio`` and ``pictures`` of ``output_dir``.
+        metrics: those that apply to the item's task and whose libraries are installed.
+        coded: the reference through the autoencoder, or None if that row is not wanted.
+        with_statistics: also return the mel statistics that retrieval needs.
+    """
+
+    item: EvaluationItem
+    folder: str
+    output_dir: Path
+    sample_rate: int
+    metrics: tuple[Metric, ...]
+    coded: Loaded | None
+    with_statistics: bool
+
+
+@dataclass
+class ClipResult:
+    """One player: its files relative to the output folder (None without audio), and what to know about it."""
+
+    audio: str | None = None
+    picture: str | None = None
+    duration_s: float | None = None
+    problem: str = ""
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class ItemResult:
+    """What came out: ``outcomes[row][metric]``, ``clips`` by row or "reference", and the vectors for retrieval."""
+
+    outcomes: dict[str, dict[str, Outcome]]
+    clips: dict[str, ClipResult]
+    span_s: float
+    statistics: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+def load(path: Path, sample_rate: int) -> Loaded:
+    """Read a file at ``sample_rate``; whatever is wrong with it becomes the reason."""
+    try:
+        native_rate, _ = audio_info(path)
+        waveform = read_audio(path, sample_rate)
+    except UserError as error:
+        return Loaded(None, str(error).removeprefix(f"{path}: "))
+    notes = [f"resampled from {native_rate} Hz"] if native_rate != sample_rate else []
+    return checked(waveform, notes)
+
+
+def checked(waveform: np.ndarray, notes: list[str]) -> Loaded:
+    """A waveform that can be judged, or one that is kept for listening with the reason why it cannot."""
+    waveform = np.asarray(waveform)
+    if waveform.ndim != 1 or waveform.size == 0:
+        return Loaded(None, f"audio of shape {waveform.shape}, not one channel of samples")
+    if not np.isfinite(waveform).all():
+        return Loaded(None, "the audio holds NaN or infinite samples")
+    peak = float(np.abs(waveform).max())
+    if peak > 1.0:
+        notes.append(f"peaks at {peak:.2f}; scaled down to 1 in the player only")
+    problem = "the audio is silent" if peak < SILENCE_PEAK else ""
+    return Loaded(waveform.astype(np.float32), problem, tuple(notes))
+
+
+def measure_item(job: Job) -> ItemResult:
+    """Outcomes of every metric in every row, and the files for the report."""
+    item = job.item
+    loaded: dict[str, Loaded] = {}
+    if item.input_audio is not None:
+        loaded[INPUT] = load(item.input_audio, job.sample_rate)
+    if item.reference is not None:
+        loaded["reference"] = load(item.reference, job.sample_rate)
+    if job.coded is not None:
+        loaded[CODED] = job.coded
+    loaded[MODEL] = load(item.generated, job.sample_rate)
+
+    rows = [row for row in (MODEL, CODED, INPUT) if row in loaded]
+    outcomes = {row: {m.card.name: measure_one(m, row, loaded, job) for m in job.metrics} for row in rows}
+    clips, span_s = write_clips(loaded, job)
+    result = ItemResult(outcomes=outcomes, clips=clips, span_s=span_s)
+    if job.with_statistics:
+        front_end = MelFrontEnd.for_rate(job.sample_rate)
+        for key, audio in loaded.items():
+            if audio.waveform is not None and not audio.problem:
+                result.statistics[key] = mel_statistics(audio.waveform, front_end)
+    return result
+
+
+def measure_one(metric: Metric, row: str, loaded: dict[str, Loaded], job: Job) -> Outcome:
+    """One number, or the reason why there is none."""
+    usable = {key: audio.waveform for key, audio in loaded.items() if audio.waveform is not None and not audio.problem}
+    if metric.needs_waveform:
+        for key, name in ((row, ""), ("reference", "reference: ")):
+            if key in loaded and key not in usable:
+                return Outcome("failed", reason=name + loaded[key].problem)
+    sample = Sample(
+        row=row,
+        waveform=usable.get(row, np.zeros(0, dtype=np.float32)),
+        reference=usable.get("reference"),
+        input_audio=usable.get(INPUT),
+        sample_rate=job.sample_rate,
+        item=job.item,
+    )
+    try:
+        value = float(metric(sample))
+    except MetricFailure as failure:
+        return Outcome("failed", reason=str(failure))
+    except NotApplicable as nothing:
+        return Outcome("not_applicable", reason=str(nothing))
+    except Exception as error:
+        error.add_note(f"while measuring {metric.card.name} ({row}) of {job.item.task} {job.item.audio_id!r}")
+        raise
+    if not math.isfinite(value):
+        return Outcome("failed", reason=f"the metric gave {value}")
+    return Outcome("ok", value)
+
+
+def write_clips(loaded: dict[str, Loaded], job: Job) -> tuple[dict[str, ClipResult], float]:
+    """FLAC files and mel pictures of all clips of an item, on one time axis and one colour scale.
+
+    Returns:
+        clips by key, and the length of the time axis in seconds.
+    """
+    front_end = MelFrontEnd.for_rate(job.sample_rate)
+    mels = {key: front_end(audio.waveform) for key, audio in loaded.items() if audio.waveform is not None}
+    durations_s = {key: len(a.waveform) / job.sample_rate for key, a in loaded.items() if a.waveform is not None}
+    span_s = max(durations_s.values(), default=1.0)
+    loudest_db = max((float(mel.max()) for mel in mels.values()), default=0.0)
+    clips: dict[str, ClipResult] = {}
+    for key, audio in loaded.items():
+        clip = clips[key] = ClipResult(problem=audio.problem, notes=list(audio.notes))
+        if audio.waveform is None:
+            continue
+        clip.audio = f"audio/{job.folder}/{key}.flac"
+        clip.picture = f"pictures/{job.folder}/{key}.png"
+        clip.duration_s = durations_s[key]
+        write_audio(job.output_dir / clip.audio, audio.waveform, job.sample_rate)
+        picture = job.output_dir / clip.picture
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        mel_picture(mels[key], durations_s[key], span_s, loudest_db, picture)
+    return clips, span_s

@@ -1,0 +1,203 @@
+"""Means with their uncertainty, which row is best, and the two result files (metrics.json, items.jsonl)."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unisono.evaluation.metric import MetricCard, Outcome
+
+Outcomes = Mapping[str, Mapping[str, Outcome]]
+"""Of one item: row -> metric -> outcome."""
+
+
+@dataclass(frozen=True)
+class Mean:
+    """Mean of one metric in one row over the items that have a value.
+
+    Attributes:
+        mean: None where no item has a value.
+        n: number of values.
+        standard_error: standard deviation over items (n - 1) / sqrt(n); None below two values.
+        interval95: Student's t interval of the mean; it covers the choice of items, not of seeds.
+        failed: items without a value because something is wrong with them.
+        not_applicable: items without a value because there is nothing to measure.
+    """
+
+    mean: float | None
+    n: int
+    standard_error: float | None
+    interval95: tuple[float, float] | None
+    failed: int
+    not_applicable: int
+
+
+@dataclass(frozen=True)
+class TaskSummary:
+    """Means of one task.
+
+    Attributes:
+        items: number of items, failed ones included.
+        means: row -> metric -> mean, only metrics that apply to the task.
+        best: metric -> row with the best mean over the items that every row has a value for; absent on a tie, or where
+            fewer than two rows have values.
+        compared_n: metric -> number of those items.
+    """
+
+    items: int
+    means: dict[str, dict[str, Mean]]
+    best: dict[str, str]
+    compared_n: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One number that could not be had."""
+
+    task: str
+    audio_id: str
+    row: str
+    metric: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Result of an evaluation; the same is in ``metrics_file``.
+
+    Attributes:
+        title: as given.
+        sample_rate: Hz at which everything was compared.
+        tasks: task -> summary, in the order of the items.
+        cards: metric -> how it is made.
+        unavailable: metric -> why it was not measured at all (an optional library is missing).
+        failures: every failed number.
+        report: the HTML page.
+        metrics_file: means, failures and cards as JSON.
+        items_file: one JSON object per item.
+    """
+
+    title: str
+    sample_rate: int
+    tasks: dict[str, TaskSummary]
+    cards: dict[str, MetricCard]
+    unavailable: dict[str, str]
+    failures: tuple[Failure, ...]
+    report: Path
+    metrics_file: Path
+    items_file: Path
+
+
+def mean_of(outcomes: Sequence[Outcome]) -> Mean:
+    """Mean, standard error and 95 % interval of the outcomes that have a value."""
+    from scipy.special import stdtrit
+
+    values = np.array([outcome.value for outcome in outcomes if outcome.value is not None], dtype=np.float64)
+    n = len(values)
+    mean = float(values.mean()) if n else None
+    error = float(values.std(ddof=1) / math.sqrt(n)) if n > 1 else None
+    interval = None
+    if mean is not None and error is not None:
+        half = float(stdtrit(n - 1, 0.975)) * error
+        interval = (mean - half, mean + half)
+    return Mean(
+        mean=mean,
+        n=n,
+        standard_error=error,
+        interval95=interval,
+        failed=sum(outcome.status == "failed" for outcome in outcomes),
+        not_applicable=sum(outcome.status == "not_applicable" for outcome in outcomes),
+    )
+
+
+def best_row(values: Mapping[str, Mapping[int, float]], lower_is_better: bool) -> tuple[str | None, int]:
+    """The row with the best mean over the items that every row has, and how many items these are.
+
+    Args:
+        values: row -> item -> value. Rows without any value do not take part.
+    """
+    rows = {row: by_item for row, by_item in values.items() if by_item}
+    if len(rows) < 2:
+        return None, 0
+    shared = sorted(set.intersection(*(set(by_item) for by_item in rows.values())))
+    if not shared:
+        return None, 0
+    means = {row: float(np.mean([by_item[i] for i in shared])) for row, by_item in rows.items()}
+    target = min(means.values()) if lower_is_better else max(means.values())
+    winners = [row for row, mean in means.items() if mean == target]
+    return (winners[0] if len(winners) == 1 else None), len(shared)
+
+
+def summarise_task(results: Sequence[Outcomes], cards: Mapping[str, MetricCard]) -> TaskSummary:
+    """Means of one task's items, each ``row -> metric -> outcome``."""
+    rows = list(dict.fromkeys(row for outcomes in results for row in outcomes))
+    metrics = [name for name in cards if any(name in by_metric for o in results for by_metric in o.values())]
+    means: dict[str, dict[str, Mean]] = {row: {} for row in rows}
+    best: dict[str, str] = {}
+    compared_n: dict[str, int] = {}
+    for metric in metrics:
+        values: dict[str, dict[int, float]] = {}
+        for row in rows:
+            found = {i: o[row][metric] for i, o in enumerate(results) if row in o and metric in o[row]}
+            if found:
+                means[row][metric] = mean_of(list(found.values()))
+                values[row] = {i: outcome.value for i, outcome in found.items() if outcome.value is not None}
+        winner, n = best_row(values, cards[metric].direction == "lower")
+        if winner is not None:
+            best[metric], compared_n[metric] = winner, n
+    return TaskSummary(items=len(results), means=means, best=best, compared_n=compared_n)
+
+
+def summary_as_dict(summary: Summary) -> dict[str, Any]:
+    """What metrics.json holds; file names relative to its folder."""
+    import unisono
+
+    return {
+        "title": summary.title,
+        "unisono_version": unisono.__version__,
+        "sample_rate": summary.sample_rate,
+        "tasks": {task: asdict(of_task) for task, of_task in summary.tasks.items()},
+        "unavailable": summary.unavailable,
+        "failures": [asdict(failure) for failure in summary.failures],
+        "cards": {name: asdict(card) for name, card in summary.cards.items()},
+        "report": summary.report.name,
+        "items": summary.items_file.name,
+    }
+
+
+def plain(value: Any) -> Any:
+    """``value`` as JSON can hold it: paths and unknown objects become text, numpy values numbers, NaN null."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(entry) for entry in value]
+    if isinstance(value, np.ndarray | np.generic):
+        return plain(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, str | int | bool) else str(value)
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write a text file whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        # A lone surrogate (a broken character in a caption) cannot be UTF-8; it is written as "?".
+        temporary.write_text(text, encoding="utf-8", errors="replace")
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return path
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """Strict JSON: NaN never gets this far."""
+    return json.dumps(plain(value), ensure_ascii=False, allow_nan=False, indent=indent)

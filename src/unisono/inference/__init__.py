@@ -1,0 +1,1 @@
+"""Generation: the Python API, model folders and the batch runner."""

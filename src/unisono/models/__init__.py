@@ -1,0 +1,1 @@
+"""Networks: the unified model and its replaceable parts."""

@@ -1,0 +1,155 @@
+"""Log-mel spectrogram as latent, Griffin-Lim as decoder: an autoencoder without weights.
+
+Shape letters: B items, S samples, T frames, F linear frequencies, C mel channels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from unisono.models.autoencoder.base import Autoencoder
+from unisono.timing import samples_to_frames
+from unisono.types import length_mask
+
+
+def mel_filterbank(sample_rate: int, n_fft: int, n_mels: int) -> Tensor:
+    """Slaney mel filters ``(C, F)``, each scaled to a peak-independent unit sum."""
+    import librosa
+
+    filters = torch.from_numpy(librosa.filters.mel(sr=sample_rate, n_fft=n_fft, n_mels=n_mels, norm=None))
+    return filters / filters.sum(dim=1, keepdim=True).clamp_min(1e-8)
+
+
+class LogMelAutoencoder(Autoencoder):
+    """Encode: STFT magnitude, mel filters, log, normalise. Decode: least squares back to magnitudes, Griffin-Lim.
+
+    The magnitude of a full-scale sine is 1. Frame ``t`` is centred on sample ``t * hop_samples``.
+
+    Args:
+        sample_rate: Hz.
+        hop_samples: samples per frame; ``n_fft`` must be at least three times as long for Griffin-Lim to work.
+        n_fft: window length in samples.
+        n_mels: channels.
+        floor: magnitude below which everything counts as silence (1e-4 is -80 dB).
+        mean, std: normalisation of the natural-log mel, one number or one per channel
+            (``unisono latent-statistics`` computes them).
+        griffin_lim_steps: iterations of the fast Griffin-Lim algorithm (Perraudin, Balazs, Søndergaard 2013).
+        momentum: its alpha.
+    """
+
+    filters: Tensor
+    inverse_filters: Tensor
+    window: Tensor
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        sample_rate: int = 24_000,
+        hop_samples: int = 480,
+        n_fft: int = 1920,
+        n_mels: int = 100,
+        floor: float = 1e-4,
+        mean: float | Sequence[float] = 0.0,
+        std: float | Sequence[float] = 1.0,
+        griffin_lim_steps: int = 48,
+        momentum: float = 0.99,
+    ) -> None:
+        super().__init__()
+        if n_fft < 3 * hop_samples:
+            raise ValueError(f"n_fft ({n_fft}) must be at least 3 * hop_samples ({hop_samples}) for Griffin-Lim")
+        self.sample_rate, self.hop_samples, self.latent_dim = sample_rate, hop_samples, n_mels
+        self.n_fft, self.floor = n_fft, floor
+        self.griffin_lim_steps, self.momentum = griffin_lim_steps, momentum
+        filters = mel_filterbank(sample_rate, n_fft, n_mels)
+        channel = torch.ones(n_mels)
+        # Not in the state dict: all of it follows from the settings.
+        for name, value in {
+            "filters": filters,
+            "inverse_filters": torch.linalg.pinv(filters),
+            "window": torch.hann_window(n_fft),
+            "mean": torch.as_tensor(mean, dtype=torch.float32) * channel,
+            "std": torch.as_tensor(std, dtype=torch.float32) * channel,
+        }.items():
+            self.register_buffer(name, value, persistent=False)
+        if not bool((self.std > 0).all()):
+            raise ValueError("std must be positive in every channel")
+
+    def settings(self) -> dict[str, Any]:
+        return {
+            "sample_rate": self.sample_rate,
+            "hop_samples": self.hop_samples,
+            "n_fft": self.n_fft,
+            "n_mels": self.latent_dim,
+            "floor": self.floor,
+            "mean": [round(v, 6) for v in self.mean.tolist()],
+            "std": [round(v, 6) for v in self.std.tolist()],
+            "griffin_lim_steps": self.griffin_lim_steps,
+            "momentum": self.momentum,
+        }
+
+    def _stft(self, waveform: Tensor) -> Tensor:
+        """``(B, S)`` -> complex ``(B, F, 1 + S // hop)``; full-scale sine has magnitude 1."""
+        spectrum = torch.stft(
+            waveform, self.n_fft, self.hop_samples, window=self.window, center=True, pad_mode="constant", return_complex=True
+        )
+        return spectrum * (2.0 / self.window.sum())
+
+    def _istft(self, spectrum: Tensor, samples: int) -> Tensor:
+        spectrum = spectrum / (2.0 / self.window.sum())
+        return torch.istft(spectrum, self.n_fft, self.hop_samples, window=self.window, center=True, length=samples)
+
+    @torch.no_grad()
+    def encode(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        latent_lengths = samples_to_frames(lengths, self.hop_samples)
+        frames = samples_to_frames(waveform.shape[1], self.hop_samples)
+        # Padding is silence, so an item has the same latent alone and in a batch.
+        waveform = waveform.float() * length_mask(lengths, waveform.shape[1])
+        waveform = F.pad(waveform, (0, frames * self.hop_samples - waveform.shape[1]))
+        with torch.autocast(waveform.device.type, enabled=False):
+            magnitude = self._stft(waveform)[:, :, :frames].abs()
+            mel = torch.einsum("cf,bft->btc", self.filters, magnitude)
+        latent = (torch.log(mel.clamp_min(self.floor)) - self.mean) / self.std
+        return latent * length_mask(latent_lengths, frames)[..., None], latent_lengths
+
+    @torch.no_grad()
+    def decode(self, latent: Tensor, lengths: Tensor) -> Tensor:
+        waveform = latent.new_zeros(latent.shape[0], latent.shape[1] * self.hop_samples, dtype=torch.float32)
+        with torch.autocast(latent.device.type, enabled=False):
+            # One item at a time: a window that reaches over an item's end must see silence, not a neighbour's padding.
+            for row, frames in enumerate(lengths.tolist()):
+                mel = torch.exp(latent[row, :frames].float() * self.std + self.mean)
+                mel = (mel - self.floor).clamp_min(0)
+                waveform[row, : frames * self.hop_samples] = self._griffin_lim(self._magnitude(mel))
+        return waveform
+
+    def _magnitude(self, mel: Tensor) -> Tensor:
+        """Non-negative magnitudes ``(F, T)`` whose mel is ``mel (T, C)``: least squares, then multiplicative updates."""
+        magnitude = (self.inverse_filters @ mel.T).clamp_min(1e-8)
+        target = self.filters.T @ mel.T
+        for _ in range(16):
+            magnitude = magnitude * target / (self.filters.T @ (self.filters @ magnitude)).clamp_min(1e-10)
+        return magnitude
+
+    def _griffin_lim(self, magnitude: Tensor) -> Tensor:
+        """Waveform ``(T * hop,)`` whose STFT magnitude is near ``magnitude (F, T)``."""
+        frames = magnitude.shape[1]
+        samples = frames * self.hop_samples
+        # The STFT of T * hop samples has one frame more, centred on the end.
+        magnitude = F.pad(magnitude, (0, 1))[None]
+        generator = torch.Generator().manual_seed(0)
+        phase = torch.rand(frames + 1, magnitude.shape[1], generator=generator).T.to(magnitude.device) * 2 * math.pi
+        estimate = torch.polar(torch.ones_like(magnitude), phase[None])
+        previous = torch.zeros_like(estimate)
+        for _ in range(self.griffin_lim_steps):
+            rebuilt = self._stft(self._istft(magnitude * estimate, samples))
+            accelerated = rebuilt + self.momentum * (rebuilt - previous)
+            estimate = accelerated / accelerated.abs().clamp_min(1e-12)
+            previous = rebuilt
+        return self._istft(magnitude * estimate, samples)[0]

@@ -1,0 +1,148 @@
+"""Building blocks shared by encoders, adapters and backbones.
+
+Shape letters: B items, T queries (frames or tokens), L keys, D width, H heads, E = D / H.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from unisono.types import Condition
+
+
+def rotary_angles(positions: int, head_dim: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Cosine and sine ``(T, E)`` of rotary position embedding (Su et al. 2021, eq. 34), base 10 000."""
+    frequency = 10_000 ** (-torch.arange(0, head_dim, 2, device=device, dtype=torch.float32) / head_dim)
+    angle = torch.arange(positions, device=device, dtype=torch.float32)[:, None] * frequency
+    angle = torch.cat([angle, angle], dim=-1)
+    return angle.cos(), angle.sin()
+
+
+def rotate(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+    """Turn queries or keys ``(B, H, T, E)`` by their positions."""
+    cos, sin = rotary
+    first, second = x.chunk(2, dim=-1)
+    return (x * cos + torch.cat([-second, first], dim=-1) * sin).to(x.dtype)
+
+
+class Attention(nn.Module):
+    """Multi-head attention with layer-normalised queries and keys per head (Dehghani et al. 2023, section 2).
+
+    Keys and values are computed apart (``keys_values``), so that a sampler can keep those of an unchanging context.
+    """
+
+    def __init__(self, dim: int, num_heads: int, context_dim: int | None = None) -> None:
+        super().__init__()
+        if dim % num_heads or (dim // num_heads) % 2:
+            raise ValueError(f"width {dim} must be an even multiple of num_heads ({num_heads})")
+        self.num_heads = num_heads
+        self.to_query = nn.Linear(dim, dim, bias=False)
+        self.to_key_value = nn.Linear(context_dim or dim, 2 * dim, bias=False)
+        self.query_norm = nn.LayerNorm(dim // num_heads)
+        self.key_norm = nn.LayerNorm(dim // num_heads)
+        self.out = nn.Linear(dim, dim)
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, H, T, E)
+
+    def keys_values(self, context: Tensor, rotary: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+        """Keys and values ``(B, H, L, E)`` of ``context (B, L, Dc)``."""
+        key, value = self.to_key_value(context).chunk(2, dim=-1)
+        key = self.key_norm(self._heads(key)).to(value.dtype)
+        if rotary is not None:
+            key = rotate(key, rotary)
+        return key, self._heads(value)
+
+    def forward(
+        self,
+        x: Tensor,
+        keys_values: tuple[Tensor, Tensor] | None = None,
+        mask: Tensor | None = None,
+        rotary: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
+        """``x (B, T, D)`` attends to itself, or to given keys and values; ``mask (B, L)`` is True where valid."""
+        if keys_values is None:
+            keys_values = self.keys_values(x, rotary)
+        key, value = keys_values
+        query = self.query_norm(self._heads(self.to_query(x))).to(value.dtype)
+        if rotary is not None:
+            query = rotate(query, rotary)
+        attention_mask = None if mask is None else mask[:, None, None, :]
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask)
+        return self.out(attended.transpose(1, 2).flatten(2))
+
+
+class GegluMlp(nn.Module):
+    """Gated GELU feed-forward layer (Shazeer 2020)."""
+
+    def __init__(self, dim: int, ratio: float = 4.0) -> None:
+        super().__init__()
+        hidden = int(dim * ratio)
+        self.up = nn.Linear(dim, 2 * hidden)
+        self.down = nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        value, gate = self.up(x).chunk(2, dim=-1)
+        return self.down(value * F.gelu(gate))
+
+
+class TransformerBlock(nn.Module):
+    """Pre-norm self-attention, optional cross-attention, feed-forward."""
+
+    def __init__(self, dim: int, num_heads: int, mlp_ratio: float = 4.0, context_dim: int | None = None) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(dim)
+        self.attention = Attention(dim, num_heads)
+        self.cross_norm = nn.LayerNorm(dim) if context_dim else None
+        self.cross = Attention(dim, num_heads, context_dim) if context_dim else None
+        self.mlp_norm = nn.LayerNorm(dim)
+        self.mlp = GegluMlp(dim, mlp_ratio)
+
+    def forward(
+        self, x: Tensor, mask: Tensor, rotary: tuple[Tensor, Tensor], context: Condition | None = None
+    ) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), mask=mask, rotary=rotary)
+        if self.cross is not None and self.cross_norm is not None:
+            assert context is not None, "a block with cross-attention needs a context"
+            x = x + self.cross(self.cross_norm(x), self.cross.keys_values(context.tensor), context.mask)
+        return x + self.mlp(self.mlp_norm(x))
+
+
+class TransformerEncoder(nn.Module):
+    """Stack of blocks with rotary positions and a final norm: ``(B, L, D) -> (B, L, D)``, zero at padding."""
+
+    def __init__(
+        self, dim: int, num_layers: int, num_heads: int, mlp_ratio: float = 4.0, context_dim: int | None = None
+    ) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(
+            TransformerBlock(dim, num_heads, mlp_ratio, context_dim) for _ in range(num_layers)
+        )
+        self.norm = nn.LayerNorm(dim)
+        self.head_dim = dim // num_heads
+
+    def forward(self, x: Tensor, mask: Tensor, context: Condition | None = None) -> Tensor:
+        rotary = rotary_angles(x.shape[1], self.head_dim, x.device)
+        for block in self.blocks:
+            x = block(x, mask, rotary, context)
+        return self.norm(x) * mask[..., None]
+
+
+class TimeEmbedding(nn.Module):
+    """Sinusoidal features of ``1000 * sigma`` and a two-layer network: ``(B,) -> (B, D)``."""
+
+    def __init__(self, dim: int, frequencies: int = 128) -> None:
+        super().__init__()
+        self.frequencies = frequencies
+        self.mlp = nn.Sequential(nn.Linear(2 * frequencies, dim), nn.SiLU(), nn.Linear(dim, dim))
+
+    def forward(self, sigma: Tensor) -> Tensor:
+        scale = torch.exp(
+            -math.log(10_000) * torch.arange(self.frequencies, device=sigma.device, dtype=torch.float32) / self.frequencies
+        )
+        angle = 1000.0 * sigma.float()[:, None] * scale
+        return self.mlp(torch.cat([angle.cos(), angle.sin()], dim=-1))

@@ -1,0 +1,328 @@
+"""The unified model: content, instruction and noise in, velocity out; and generation.
+
+Shape letters: B items of a batch, N items of one modality, S samples, T latent frames, L content units, C latent
+channels, D content width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from unisono.models.autoencoder import Autoencoder
+from unisono.models.backbone import DiffusionTransformer
+from unisono.models.content_adapter import AdaptedContent, ContentAdapter
+from unisono.models.length_regulator import expand
+from unisono.objectives import FlowMatching, guided, integrate, sigma_schedule
+from unisono.objectives.noise import item_noise
+from unisono.timing import seconds_to_frames, unit_boundaries
+from unisono.types import Alignment, Batch, Condition, ContentBatch, length_mask
+
+
+@dataclass(frozen=True)
+class EncodedContent:
+    """One modality of a batch after encoder and adapter.
+
+    Attributes:
+        index: ``(N,)`` rows of the batch.
+        adapted: content and predicted durations.
+        alignment: how the units lie in time.
+        durations_s: ``(N, L)`` given durations, or None.
+    """
+
+    index: Tensor
+    adapted: AdaptedContent
+    alignment: Alignment
+    durations_s: Tensor | None
+
+
+@dataclass(frozen=True)
+class DurationPrediction:
+    """Predicted and true durations in the log domain; ``mask`` says which entries count."""
+
+    index: Tensor
+    prediction: Tensor
+    target: Tensor
+    mask: Tensor
+
+
+@dataclass(frozen=True)
+class TrainingOutput:
+    """What the loss needs: all ``(B, T, C)`` or per item ``(B,)``."""
+
+    velocity: Tensor
+    target: Tensor
+    frame_mask: Tensor
+    sigma: Tensor
+    local_durations: list[DurationPrediction]
+    global_durations: list[DurationPrediction]
+
+
+@dataclass(frozen=True)
+class Generated:
+    """Generated waveforms ``(B, S)`` with ``lengths (B,)`` in samples, and their latents ``(B, T, C)``."""
+
+    waveform: Tensor
+    lengths: Tensor
+    latent: Tensor
+    latent_lengths: Tensor
+
+
+@dataclass(frozen=True)
+class GenerationSettings:
+    """How to solve the flow.
+
+    Attributes:
+        num_steps: solver steps.
+        guidance_scale: 1 is no guidance (and half the work).
+        solver: a name of ``unisono.objectives.solvers.SOLVERS``.
+        sway: see ``sigma_schedule``.
+        predict_durations: False takes the durations that come with the content.
+        max_duration_s: predicted lengths are cut here.
+    """
+
+    num_steps: int = 24
+    guidance_scale: float = 2.0
+    solver: str = "euler"
+    sway: float = -0.5
+    predict_durations: bool = True
+    max_duration_s: float = 30.0
+
+
+class UnifiedAudioModel(nn.Module):
+    """Encoders, adapter, fusion, backbone and a frozen autoencoder.
+
+    Args:
+        autoencoder: waveform to latent and back; never trained here, never in the checkpoint.
+        instruction_encoder: byte tokens to Condition.
+        content_encoders: modality -> encoder.
+        content_adapter: fuses content and instruction, predicts durations.
+        backbone: velocity from noisy latent, frames and context.
+        objective: path, target and distribution of sigma.
+        cfg_drop_ratio: share of training items whose conditions are replaced by the null embeddings.
+    """
+
+    def __init__(
+        self,
+        autoencoder: Autoencoder,
+        instruction_encoder: nn.Module,
+        content_encoders: Mapping[str, nn.Module],
+        content_adapter: ContentAdapter,
+        backbone: DiffusionTransformer,
+        objective: FlowMatching,
+        cfg_drop_ratio: float = 0.1,
+    ) -> None:
+        super().__init__()
+        if autoencoder.latent_dim != backbone.latent_dim:
+            raise ValueError(f"autoencoder has {autoencoder.latent_dim} channels, backbone {backbone.latent_dim}")
+        if not 0.0 <= cfg_drop_ratio < 1.0:
+            raise ValueError(f"cfg_drop_ratio is {cfg_drop_ratio}; it must lie in [0, 1)")
+        self.autoencoder = autoencoder.requires_grad_(False)
+        self.instruction_encoder = instruction_encoder
+        self.content_encoders = nn.ModuleDict(dict(content_encoders))
+        self.content_adapter = content_adapter
+        self.backbone = backbone
+        self.objective = objective
+        self.cfg_drop_ratio = cfg_drop_ratio
+        self.null_frame = nn.Parameter(torch.randn(backbone.frames_dim) * 0.02)
+        self.null_context = nn.Parameter(torch.randn(backbone.frames_dim) * 0.02)
+
+    # -- conditions ---------------------------------------------------------------------------------------------
+
+    def encode_content(self, batch: Batch) -> list[EncodedContent]:
+        """Run the instruction encoder, every needed content encoder and the adapter, once each per modality."""
+        instruction: Condition = self.instruction_encoder(batch.instruction_tokens)
+        encoded = []
+        for modality, content in batch.contents.items():
+            if modality not in self.content_encoders:
+                known = ", ".join(self.content_encoders)
+                raise ValueError(f"the model has no encoder for {modality!r} content; it has {known}")
+            encoder = self.content_encoders[modality]
+            condition = encoder(**self._encoder_inputs(content))
+            own_instruction = Condition(instruction.tensor[content.index], instruction.mask[content.index])
+            adapted = self.content_adapter(condition, own_instruction)
+            encoded.append(EncodedContent(content.index, adapted, encoder.alignment, content.durations_s))
+        return encoded
+
+    def _encoder_inputs(self, content: ContentBatch) -> dict[str, Tensor]:
+        if "waveform" not in content.inputs:
+            return content.inputs
+        latent, lengths = self.autoencoder.encode(content.inputs["waveform"], content.inputs["lengths"])
+        return {"latent": latent, "mask": length_mask(lengths, latent.shape[1])}
+
+    def _unit_frames(self, content: EncodedContent, predict: bool) -> Tensor:
+        """Duration ``(N, L)`` of each unit of a time-aligned content in frames, not rounded, zero at padding."""
+        mask = content.adapted.content.mask
+        if content.alignment is Alignment.FRAMES:
+            return mask.double()
+        if predict or content.durations_s is None:
+            return self.content_adapter.from_log_duration(content.adapted.local_duration).double() * mask
+        return content.durations_s.double() * self.autoencoder.latent_rate_hz
+
+    def _unit_ends(self, content: EncodedContent, lengths: Tensor, predict: bool) -> Tensor:
+        """End frame ``(N, L)`` of each unit; units with durations are stretched to fill ``lengths (B,)`` exactly."""
+        frames = self._unit_frames(content, predict)
+        if content.alignment is Alignment.UNITS:
+            frames = frames * (lengths[content.index] / frames.sum(dim=1).clamp_min(1e-6))[:, None]
+        return unit_boundaries(frames, rate_hz=1.0)
+
+    def fuse(
+        self, encoded: Sequence[EncodedContent], lengths: Tensor, num_frames: int, drop: Tensor | None, predict: bool = False
+    ) -> tuple[Tensor, Condition]:
+        """Frames ``(B, T, D)`` from time-aligned content and a context from the rest, null embeddings where absent.
+
+        Args:
+            lengths: int64 ``(B,)`` latent frames per item.
+            num_frames: T, at least the longest of them.
+            drop: bool ``(B,)``, items whose conditions are replaced by the null embeddings.
+            predict: place units by predicted instead of given durations.
+        """
+        device, batch_size = self.null_frame.device, lengths.shape[0]
+        kept = torch.ones(batch_size, dtype=torch.bool, device=device) if drop is None else ~drop
+        dtype = encoded[0].adapted.content.tensor.dtype if encoded else self.null_frame.dtype
+        frames = torch.zeros(batch_size, num_frames, self.backbone.frames_dim, device=device, dtype=dtype)
+        has_frames = torch.zeros(batch_size, dtype=torch.bool, device=device)
+        has_context = torch.zeros_like(has_frames)
+        slots = [self.null_context.to(dtype).expand(batch_size, 1, -1)]
+        masks = []
+        for content in encoded:
+            condition = content.adapted.content
+            if content.alignment is Alignment.NONE:
+                slot = condition.tensor.new_zeros(batch_size, *condition.tensor.shape[1:])
+                mask = condition.mask.new_zeros(batch_size, condition.mask.shape[1])
+                slots.append(slot.index_copy(0, content.index, condition.tensor).to(dtype))
+                masks.append(mask.index_copy(0, content.index, condition.mask) & kept[:, None])
+                has_context = has_context.index_fill(0, content.index, True)
+            else:
+                expanded = expand(condition.tensor, self._unit_ends(content, lengths, predict), num_frames)
+                frames = frames.index_add(0, content.index, expanded.to(dtype))
+                has_frames = has_frames.index_fill(0, content.index, True)
+        frames = torch.where((has_frames & kept)[:, None, None], frames, self.null_frame.to(dtype))
+        null_slot = ~(has_context & kept)[:, None]
+        return frames, Condition(torch.cat(slots, dim=1), torch.cat([null_slot, *masks], dim=1))
+
+    # -- training -----------------------------------------------------------------------------------------------
+
+    def forward(
+        self, batch: Batch, *, sigma: Tensor | None = None, noise: Tensor | None = None, drop: Tensor | None = None
+    ) -> TrainingOutput:
+        """Predict the velocity at a noised latent of ``batch.waveform``.
+
+        Args:
+            sigma, noise: fixed noise levels ``(B,)`` and noise ``(B, T, C)`` (validation); drawn when None.
+            drop: items to make unconditional; drawn with ``cfg_drop_ratio`` in training mode when None.
+        """
+        assert batch.waveform is not None and batch.waveform_lengths is not None, "training needs target waveforms"
+        x0, lengths = self.autoencoder.encode(batch.waveform, batch.waveform_lengths)
+        size, num_frames = x0.shape[:2]
+        mask = length_mask(lengths, num_frames)
+        if drop is None and self.training and self.cfg_drop_ratio:
+            drop = torch.rand(size, device=x0.device) < self.cfg_drop_ratio
+        sigma = self.objective.sample_sigma(size, x0.device) if sigma is None else sigma
+        noise = torch.randn_like(x0) if noise is None else noise
+        encoded = self.encode_content(batch)
+        frames, context = self.fuse(encoded, lengths, num_frames, drop)
+        conditions = self.backbone.precompute(frames, mask, context)
+        velocity = self.backbone(self.objective.interpolate(x0, noise, sigma), sigma, conditions)
+        if self.training:
+            velocity = velocity + self._touch_unused(batch)
+        seconds = batch.waveform_lengths.float() / self.autoencoder.sample_rate
+        return TrainingOutput(
+            velocity, self.objective.target(x0, noise), mask, sigma, *self._durations(encoded, seconds)
+        )
+
+    def _durations(
+        self, encoded: Sequence[EncodedContent], seconds: Tensor
+    ) -> tuple[list[DurationPrediction], list[DurationPrediction]]:
+        """Local predictions for units with durations, global ones for content that says nothing of time."""
+        local, whole = [], []
+        adapter = self.content_adapter
+        for content in encoded:
+            adapted = content.adapted
+            if content.alignment is Alignment.NONE:
+                target = adapter.log_duration(seconds[content.index])
+                whole.append(
+                    DurationPrediction(content.index, adapted.global_duration, target, torch.ones_like(target).bool())
+                )
+            elif content.alignment is Alignment.UNITS and content.durations_s is not None:
+                target = adapter.log_duration(content.durations_s * self.autoencoder.latent_rate_hz)
+                local.append(DurationPrediction(content.index, adapted.local_duration, target, adapted.content.mask))
+        return local, whole
+
+    def _touch_unused(self, batch: Batch) -> Tensor:
+        """Zero, with a gradient path to what this batch did not use.
+
+        Without it a rank whose batch lacks a modality stalls the others in distributed training.
+        """
+        parts = [p for name, encoder in self.content_encoders.items() if name not in batch.contents for p in encoder.parameters()]
+        parts += [self.null_frame, self.null_context]
+        parts += list(self.content_adapter.global_predictor.parameters())
+        parts += list(self.content_adapter.local_predictor.parameters())
+        return torch.stack([p.flatten()[0] for p in parts if p.requires_grad]).sum() * 0.0
+
+    # -- generation ---------------------------------------------------------------------------------------------
+
+    def generated_lengths(
+        self, encoded: Sequence[EncodedContent], batch_size: int, settings: GenerationSettings
+    ) -> Tensor:
+        """Latent lengths ``(B,)``: of frame-aligned content, else the sum of unit durations, else the predicted whole."""
+        rate_hz = self.autoencoder.latent_rate_hz
+        lengths = torch.zeros(batch_size, dtype=torch.long, device=self.null_frame.device)
+        order = {Alignment.NONE: 0, Alignment.UNITS: 1, Alignment.FRAMES: 2}
+        for content in sorted(encoded, key=lambda c: order[c.alignment]):
+            if content.alignment is Alignment.NONE:
+                seconds = self.content_adapter.from_log_duration(content.adapted.global_duration)
+                own = seconds_to_frames(seconds, rate_hz)
+            else:
+                own = self._unit_frames(content, settings.predict_durations).sum(dim=1).add(0.5).long()
+            if content.alignment is not Alignment.FRAMES:
+                own = own.clamp(1, int(settings.max_duration_s * rate_hz))
+            lengths = lengths.index_copy(0, content.index, own)
+        return lengths
+
+    @torch.no_grad()
+    def generate(
+        self,
+        batch: Batch,
+        seeds: Sequence[int],
+        settings: GenerationSettings,
+        duration_s: Sequence[float | None] | None = None,
+    ) -> Generated:
+        """Generate one waveform per item.
+
+        Args:
+            batch: content and instructions.
+            seeds: one per item; an item's noise depends on its own seed only.
+            settings: steps, guidance, solver.
+            duration_s: wanted length per item, None to predict it. Ignored for frame-aligned content.
+        """
+        size, device = len(batch), self.null_frame.device
+        encoded = self.encode_content(batch)
+        lengths = self.generated_lengths(encoded, size, settings)
+        for row, seconds in enumerate(duration_s or ()):
+            if seconds is not None:
+                lengths[row] = seconds_to_frames(seconds, self.autoencoder.latent_rate_hz)
+        lengths_list = lengths.tolist()
+        num_frames = max(lengths_list)
+        noise = item_noise(seeds, lengths_list, num_frames, self.autoencoder.latent_dim).to(device)
+        predict = settings.predict_durations
+        frames, context = self.fuse(encoded, lengths, num_frames, None, predict)
+        mask = length_mask(lengths, num_frames)
+        if settings.guidance_scale == 1.0:
+            conditions = self.backbone.precompute(frames, mask, context)
+            velocity = lambda x, sigma: self.backbone(x, sigma, conditions)  # noqa: E731
+        else:
+            everything = torch.ones_like(lengths).bool()
+            null_frames, null_context = self.fuse(encoded, lengths, num_frames, everything, predict)
+            both = Condition(
+                torch.cat([context.tensor, null_context.tensor]), torch.cat([context.mask, null_context.mask])
+            )
+            conditions = self.backbone.precompute(torch.cat([frames, null_frames]), torch.cat([mask, mask]), both)
+            velocity = guided(lambda x, sigma: self.backbone(x, sigma, conditions), settings.guidance_scale)
+        sigmas = sigma_schedule(settings.num_steps, settings.sway, device)
+        latent = integrate(velocity, noise, sigmas, settings.solver) * mask[..., None]
+        waveform = self.autoencoder.decode(latent, lengths)
+        return Generated(waveform, lengths * self.autoencoder.hop_samples, latent, lengths)

@@ -1,0 +1,334 @@
+"""English speech with exact phoneme timing from eSpeak NG (the ``espeakng-loader`` wheel, through ctypes).
+
+eSpeak NG keeps its state in global variables: the phases of its oscillators, its echo buffer and its random numbers go on
+from one utterance to the next, and initialising it again does not clear them, so the same text would give other samples
+each time. Therefore the library is loaded afresh for every utterance and unloaded after it (about 15 ms), with its random
+generator seeded: what comes out is a function of the arguments alone. It is not thread-safe either; a lock admits one
+call at a time, and parallel synthesis takes processes. Where another package has the same library loaded, it cannot be
+unloaded: the speech stays right, its last bits then depend on what was said before.
+
+The library is under the GPL; it is an optional dependency, and the audio it makes is not covered by its licence.
+"""
+
+from __future__ import annotations
+
+import _ctypes
+import ctypes
+import functools
+import sys
+import threading
+import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+import numpy as np
+
+from unisono.errors import UserError
+from unisono.text.phonemes import SILENCE, check_phonemes
+
+MIN_RATE_WPM, MAX_RATE_WPM = 80, 300  # beyond 300 eSpeak's event positions are no longer monotone
+LEAD_S, TAIL_S = 0.05, 0.10
+MIN_PAUSE_S = 0.02
+MIN_LIQUID_S = 0.03
+LIQUID_SHARE = 0.4
+_MAX_TEXT_CHARACTERS = 10_000
+
+# Constants of speak_lib.h.
+_AUDIO_OUTPUT_RETRIEVAL = 1
+_INITIALIZE_PHONEME_EVENTS, _INITIALIZE_PHONEME_IPA, _INITIALIZE_DONT_EXIT = 0x0001, 0x0002, 0x8000
+_EVENT_LIST_TERMINATED, _EVENT_PHONEME = 0, 7
+_CHARS_UTF8 = 1
+_PARAMETER_RATE, _PARAMETER_PITCH = 1, 3
+
+_LOCK = threading.Lock()
+
+
+class _EventId(ctypes.Union):
+    _fields_ = (("number", ctypes.c_int), ("name", ctypes.c_char_p), ("string", ctypes.c_char * 8))
+
+
+class _Event(ctypes.Structure):
+    _fields_ = (
+        ("type", ctypes.c_int),
+        ("unique_identifier", ctypes.c_uint),
+        ("text_position", ctypes.c_int),
+        ("length", ctypes.c_int),
+        ("audio_position", ctypes.c_int),
+        ("sample", ctypes.c_int),
+        ("user_data", ctypes.c_void_p),
+        ("id", _EventId),
+    )
+
+
+_SYNTH_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event))
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """Speech and its phonemes.
+
+    Attributes:
+        waveform: float32 ``(S,)`` in [-1, 1] at ``sample_rate``.
+        sample_rate: Hz.
+        phonemes: symbols of :data:`unisono.text.phonemes.PHONEMES`; first and last are silence.
+        durations_s: seconds of each phoneme, whole samples; they sum to the waveform's length.
+        text, voice: what was said and by whom.
+    """
+
+    waveform: np.ndarray
+    sample_rate: int
+    phonemes: list[str]
+    durations_s: list[float]
+    text: str
+    voice: str
+
+    def resampled(self, sample_rate: int) -> Utterance:
+        """The same utterance at another rate; boundaries move by at most half a sample, the sum stays exact."""
+        if sample_rate == self.sample_rate:
+            return self
+        import soxr
+
+        waveform = soxr.resample(self.waveform, self.sample_rate, sample_rate, quality="HQ")
+        ends = np.floor(np.cumsum(self.durations_s) * sample_rate + 0.5).astype(np.int64)
+        ends[-1] = len(waveform)
+        durations_s = np.diff(ends, prepend=0) / sample_rate
+        return Utterance(
+            waveform.astype(np.float32), sample_rate, self.phonemes, durations_s.tolist(), self.text, self.voice
+        )
+
+
+def synthesize(text: str, voice: str = "en-us", *, rate_wpm: int = 175, pitch: int = 50) -> Utterance:
+    """Speak ``text``.
+
+    Args:
+        text: English text, at most 10 000 characters.
+        voice: an English voice and optionally a variant, such as ``en-us``, ``en-gb`` or ``en-us+f1`` (:func:`voices`).
+        rate_wpm: words per minute, 80 to 300.
+        pitch: 0 to 99; 50 is the voice's own.
+
+    Raises:
+        UserError: unknown voice, values out of range, text without a speakable word or in another script, missing wheel.
+    """
+    _check_number("rate_wpm", rate_wpm, MIN_RATE_WPM, MAX_RATE_WPM)
+    _check_number("pitch", pitch, 0, 99)
+    _check_text(text)
+    full_voice = _full_voice_name(voice)
+    pcm, events, sample_rate = _run(text, full_voice, rate_wpm, pitch)
+    units = _units(events, len(pcm), sample_rate, f"text {_short(text)!r} as read by voice {voice!r}")
+    waveform, units = _trim_ends(pcm.astype(np.float32) / 32768.0, units, sample_rate)
+    phonemes = [symbol for symbol, _ in units]
+    durations_s = [samples / sample_rate for _, samples in units]
+    return Utterance(waveform, sample_rate, phonemes, durations_s, text, voice)
+
+
+def phonemize(text: str, voice: str = "en-us") -> list[str]:
+    """The phonemes that :func:`synthesize` would say, with silence at both ends and at pauses."""
+    return synthesize(text, voice).phonemes
+
+
+def voices() -> tuple[list[str], list[str]]:
+    """``(English voices, variants)`` that eSpeak NG offers; any two join as ``voice+variant``."""
+    base, variants = _voice_table()
+    return sorted(base), sorted(variants)
+
+
+# ---------------------------------------------------------------------------------------------- arguments
+
+
+def _short(text: str, limit: int = 60) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _check_number(name: str, value: int, low: int, high: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not low <= value <= high:
+        raise UserError(f"{name} is {value!r}; give a whole number from {low} to {high}")
+
+
+def _check_text(text: str) -> None:
+    if not isinstance(text, str) or not text.strip():
+        raise UserError(f"text is {text!r}; give at least one word to speak")
+    if any(unicodedata.category(c) == "Cc" and c not in "\t\n\r" for c in text):
+        raise UserError(f"text {_short(text)!r} holds control characters; remove them")
+    if len(text) > _MAX_TEXT_CHARACTERS:
+        raise UserError(f"text has {len(text)} characters; give at most {_MAX_TEXT_CHARACTERS} at a time")
+
+
+def _paths() -> tuple[str, Path]:
+    """``(library, data folder)`` of the wheel."""
+    try:
+        import espeakng_loader
+    except ImportError as error:
+        raise UserError(
+            f"speech synthesis needs eSpeak NG, which is not installed ({error}); run pip install 'unisono[speech]'"
+        ) from error
+    return espeakng_loader.get_library_path(), Path(espeakng_loader.get_data_path())
+
+
+@functools.cache
+def _voice_table() -> tuple[dict[str, str], frozenset[str]]:
+    """English voices by language code (with eSpeak's file name for each), and the variants."""
+    _, data = _paths()
+    base = {}
+    for path in sorted((data / "lang" / "gmw").iterdir()):
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        codes = [line.split()[1] for line in lines if line.startswith("language ") and len(line.split()) > 1]
+        # The Shavian voice reads another alphabet.
+        if codes and codes[0].startswith("en") and codes[0] != "en-shaw":
+            base[codes[0]] = f"gmw/{path.name}"
+    return base, frozenset(path.name for path in (data / "voices" / "!v").iterdir())
+
+
+def _full_voice_name(voice: str) -> str:
+    """``en-gb+f1`` becomes ``gmw/en+f1``; eSpeak itself accepts unknown variants without a word, so both are checked."""
+    base, variants = _voice_table()
+    code, plus, variant = str(voice).partition("+")
+    if code not in base:
+        raise UserError(
+            f"voice {voice!r}: {code!r} is not an English voice of eSpeak NG; choose one of {', '.join(base)}"
+        )
+    if plus and variant not in variants:
+        near = get_close_matches(variant, variants, n=4, cutoff=0.3) or ["f1", "m3"]
+        raise UserError(f"voice {voice!r}: no variant is called {variant!r}; near it are {', '.join(near)}")
+    return base[code] + plus + variant
+
+
+# ---------------------------------------------------------------------------------------------- the library
+
+
+@contextmanager
+def _fresh_library() -> Iterator[tuple[ctypes.CDLL, int]]:
+    """A newly loaded, initialised library and its sample rate in Hz; unloaded at the end."""
+    path, data = _paths()
+    library = ctypes.CDLL(path)
+    try:
+        options = _INITIALIZE_PHONEME_EVENTS | _INITIALIZE_PHONEME_IPA | _INITIALIZE_DONT_EXIT
+        sample_rate = library.espeak_Initialize(_AUDIO_OUTPUT_RETRIEVAL, 0, str(data).encode(), options)
+        if sample_rate <= 0:
+            raise UserError(f"eSpeak NG cannot read its data in {data}; reinstall the package espeakng-loader")
+        try:
+            yield library, sample_rate
+        finally:
+            library.espeak_Terminate()
+    finally:
+        if sys.platform == "win32":
+            _ctypes.FreeLibrary(library._handle)
+        else:
+            _ctypes.dlclose(library._handle)
+
+
+def _run(text: str, full_voice: str, rate_wpm: int, pitch: int) -> tuple[np.ndarray, list[tuple[str, int]], int]:
+    """``(int16 samples, [(eSpeak symbol, start sample)], sample rate)``."""
+    blocks: list[np.ndarray] = []
+    events: list[tuple[str, int]] = []
+
+    @_SYNTH_CALLBACK
+    def receive(samples, count, event):
+        if samples and count > 0:
+            blocks.append(np.ctypeslib.as_array(samples, (count,)).copy())
+        index = 0
+        while event[index].type != _EVENT_LIST_TERMINATED:
+            if event[index].type == _EVENT_PHONEME:
+                events.append((event[index].id.string.decode("utf-8", "replace"), event[index].sample))
+            index += 1
+        return 0
+
+    with _LOCK, _fresh_library() as (library, sample_rate):
+        library.espeak_SetSynthCallback(receive)
+        status = library.espeak_SetVoiceByName(ctypes.c_char_p(full_voice.encode()))
+        assert status == 0, f"eSpeak NG refused its own voice {full_voice} (status {status})"
+        library.espeak_ng_SetRandSeed(ctypes.c_long(1))
+        library.espeak_SetParameter(_PARAMETER_RATE, int(rate_wpm), 0)
+        library.espeak_SetParameter(_PARAMETER_PITCH, int(pitch), 0)
+        data = text.encode("utf-8", "replace") + b"\0"
+        position_type_character, start, end = 1, 0, 0
+        status = library.espeak_Synth(
+            ctypes.c_char_p(data),
+            ctypes.c_size_t(len(data)),
+            ctypes.c_uint(start),
+            position_type_character,
+            ctypes.c_uint(end),
+            ctypes.c_uint(_CHARS_UTF8),
+            None,
+            None,
+        )
+        assert status == 0, f"eSpeak NG failed with status {status} on {text!r}"
+        library.espeak_Synchronize()
+    pcm = np.concatenate(blocks) if blocks else np.zeros(0, np.int16)
+    return pcm, events, sample_rate
+
+
+# ---------------------------------------------------------------------------------------------- timing
+
+
+def _units(events: list[tuple[str, int]], total: int, sample_rate: int, where: str) -> list[tuple[str, int]]:
+    """``[(phoneme, samples)]`` covering the whole waveform, silences joined."""
+    symbols = [symbol.replace("ˈ", "").replace("ˌ", "").replace(":", "ː") or SILENCE for symbol, _ in events]
+    switched = [symbol for symbol in symbols if symbol.startswith("(")]
+    if switched:
+        raise UserError(f"{where}: a part is read as another language {switched[0]}; spell it in Latin letters")
+    check_phonemes(symbols, where)
+    if all(symbol == SILENCE for symbol in symbols):
+        raise UserError(f"{where}: there is nothing to pronounce; give at least one word")
+    starts = [start for _, start in events]
+    edges = [0, *starts, total]
+    assert all(a <= b for a, b in zip(edges, edges[1:], strict=False)), (
+        f"{where}: event positions go backwards: {starts}"
+    )
+    units = [(SILENCE, starts[0])]
+    units += [(symbol, end - start) for symbol, start, end in zip(symbols, starts, edges[2:], strict=True)]
+    units = _widen_liquids(units, round(MIN_LIQUID_S * sample_rate))
+    return _join_silences(units, round(MIN_PAUSE_S * sample_rate))
+
+
+def _widen_liquids(units: list[tuple[str, int]], min_samples: int) -> list[tuple[str, int]]:
+    """Give liquids after a vowel a fair share of the span they are heard in.
+
+    eSpeak draws the l of "bell" as the end of the vowel and reports it when it is all but over, often with no sample
+    left. A liquid shorter than ``min_samples`` takes 40 % of what it and the phoneme before it last together.
+    """
+    widened: list[tuple[str, int]] = []
+    for symbol, samples in units:
+        if widened and symbol in ("l", "r", "ɹ") and samples < min_samples and widened[-1][0] != SILENCE:
+            before, before_samples = widened[-1]
+            both = before_samples + samples
+            samples = max(samples, int(LIQUID_SHARE * both))
+            widened[-1] = (before, both - samples)
+        widened.append((symbol, samples))
+    return widened
+
+
+def _join_silences(units: list[tuple[str, int]], min_pause_samples: int) -> list[tuple[str, int]]:
+    """Join neighbouring silences, give pauses too short to be heard and empty units to the unit before them."""
+    joined: list[tuple[str, int]] = []
+    for symbol, samples in units:
+        if joined and (samples == 0 or symbol == joined[-1][0] == SILENCE):
+            joined[-1] = (joined[-1][0], joined[-1][1] + samples)
+        else:
+            joined.append((symbol, samples))
+    kept: list[tuple[str, int]] = []
+    for index, (symbol, samples) in enumerate(joined):
+        inside = 0 < index < len(joined) - 1
+        if inside and symbol == SILENCE and samples < min_pause_samples:
+            kept[-1] = (kept[-1][0], kept[-1][1] + samples)
+        else:
+            kept.append((symbol, samples))
+    return kept
+
+
+def _trim_ends(
+    waveform: np.ndarray, units: list[tuple[str, int]], sample_rate: int
+) -> tuple[np.ndarray, list[tuple[str, int]]]:
+    """Cut or pad the silence at the start to ``LEAD_S`` and at the end to ``TAIL_S``."""
+    lead, tail = round(LEAD_S * sample_rate), round(TAIL_S * sample_rate)
+    first = units[0][1] if units[0][0] == SILENCE else 0
+    last = units[-1][1] if units[-1][0] == SILENCE else 0
+    inner = [unit for unit in units if unit[1] > 0]
+    inner = inner[1:] if inner[0][0] == SILENCE else inner
+    inner = inner[:-1] if inner[-1][0] == SILENCE else inner
+    # Padding, then cutting, serves both cases.
+    padded = np.concatenate([np.zeros(lead, np.float32), waveform, np.zeros(tail, np.float32)])
+    trimmed = padded[first : len(padded) - last]
+    return trimmed, [(SILENCE, lead), *inner, (SILENCE, tail)]

@@ -1,0 +1,61 @@
+"""The phoneme inventory: one fixed tuple of IPA symbols, shared by manifests, models and speech synthesis.
+
+It holds what eSpeak NG says for its English voices (American, British, Scottish, Caribbean, New York, Lancaster, West
+Midlands, Received Pronunciation; collected from 12 000 dictionary words a voice) and the IPA values of ARPAbet. Stress
+marks are not part of a symbol. A model stores the inventory it was trained with, so symbols may be added at the end, never
+reordered.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+
+from unisono.errors import UserError
+
+SILENCE = "_"
+
+_CONSONANTS = "b d dʒ f h j k l m n n̩ p r s t tʃ t̪ v w x z ð ŋ ɡ ɹ ɾ ʃ ʍ ʒ ʔ ʲ θ"
+_VOWELS = "a aː aa e eː i iː o oː æ ɐ ɑː ɒ ɔ ɔː ə ɚ ɛ ɜ ɜː ɪ uː ʉ ʉː ʊ ʌ ᵻ"
+_DIPHTHONGS = "aɪ aʊ ei eə eɪ iə oə oɪ oʊ æʊ ɑə ɔə ɔɪ əu əɪ əʊ ɛə ʊə ʌʉ ʌʊ aɪə"
+_WITH_LIQUID = "aɪɚ ɑːɹ ɔːɹ əɹ əl ɛɹ ɪɹ ʉɹ ʊɹ ʌɹ"
+
+PHONEMES: tuple[str, ...] = (SILENCE, *f"{_CONSONANTS} {_VOWELS} {_DIPHTHONGS} {_WITH_LIQUID}".split())
+
+ARPABET_TO_IPA: dict[str, str] = {
+    "AA": "ɑː", "AE": "æ", "AH": "ʌ", "AO": "ɔː", "AW": "aʊ", "AY": "aɪ", "B": "b", "CH": "tʃ", "D": "d", "DH": "ð",
+    "EH": "ɛ", "ER": "ɜː", "EY": "eɪ", "F": "f", "G": "ɡ", "HH": "h", "IH": "ɪ", "IY": "iː", "JH": "dʒ", "K": "k",
+    "L": "l", "M": "m", "N": "n", "NG": "ŋ", "OW": "oʊ", "OY": "ɔɪ", "P": "p", "R": "ɹ", "S": "s", "SH": "ʃ", "T": "t",
+    "TH": "θ", "UH": "ʊ", "UW": "uː", "V": "v", "W": "w", "Y": "j", "Z": "z", "ZH": "ʒ",
+}  # fmt: skip
+
+_KNOWN = frozenset(PHONEMES)
+# Characters of other transcriptions that look like a symbol of ours.
+_LOOK_ALIKE = {"g": "ɡ", "'": "ˈ", ":": "ː"}
+
+
+def check_phonemes(symbols: Sequence[str], where: str) -> None:
+    """Raise :class:`UserError` for the first symbol outside :data:`PHONEMES`, with its place and the nearest known ones."""
+    for position, symbol in enumerate(symbols):
+        if symbol in _KNOWN:
+            continue
+        raise UserError(
+            f"{where}: phoneme {position} is {symbol!r}, which is not in the inventory; "
+            f"use {_suggestion(symbol)} (the whole list: unisono.text.phonemes.PHONEMES)"
+        )
+
+
+def _suggestion(symbol: str) -> str:
+    nearest = nearest_phonemes(symbol)
+    return "one of " + ", ".join(nearest) if nearest else "an IPA symbol of it"
+
+
+def nearest_phonemes(symbol: str, count: int = 3) -> list[str]:
+    """The known symbols most like ``symbol``, best first: ARPAbet by its table, IPA by shared characters."""
+    arpabet = ARPABET_TO_IPA.get(symbol.rstrip("012").upper()) if symbol.isascii() else None
+    plain = "".join(_LOOK_ALIKE.get(character, character) for character in symbol)
+    plain = plain.replace("ˈ", "").replace("ˌ", "")
+    # Longer vowels hold their short form and the reverse: a low cutoff finds both.
+    alike = difflib.get_close_matches(plain, PHONEMES, n=count, cutoff=0.4)
+    ranked = [arpabet] if arpabet else []
+    return (ranked + [phoneme for phoneme in alike if phoneme != arpabet])[:count]

@@ -1,0 +1,1 @@
+"""The trainer: the only loop, its hooks, checkpoints, losses, schedules."""

@@ -1,0 +1,56 @@
+"""Losses: means over the valid frames (or units) of an item, then over items, so that long clips weigh no more."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from unisono.models.unified import DurationPrediction, TrainingOutput
+
+
+@dataclass(frozen=True)
+class LossResult:
+    """``total`` is what is minimised; ``flow`` is the objective's part per item ``(B,)``; durations are scalars."""
+
+    total: Tensor
+    flow: Tensor
+    local_duration: Tensor
+    global_duration: Tensor
+
+
+def masked_item_mean(value: Tensor, mask: Tensor) -> Tensor:
+    """Mean over everything but the batch; ``value (B, T, ...)``, ``mask (B, T)`` -> ``(B,)``."""
+    while value.dim() > 2:
+        value = value.mean(dim=-1)
+    return (value * mask).sum(dim=1) / mask.sum(dim=1).clamp_min(1)
+
+
+def duration_loss(predictions: list[DurationPrediction]) -> Tensor:
+    """Squared error in the log domain, mean over units, then over items."""
+    per_item = []
+    for p in predictions:
+        squared = (p.prediction - p.target) ** 2
+        per_item.append(masked_item_mean(squared, p.mask) if squared.dim() == 2 else squared)
+    return torch.cat(per_item).mean() if per_item else torch.zeros(())
+
+
+class AudioGenerationLoss:
+    """Velocity error plus weighted duration errors.
+
+    Args:
+        local_duration_weight: of the error per unit.
+        global_duration_weight: of the error of the whole clip's length.
+    """
+
+    def __init__(self, local_duration_weight: float = 0.1, global_duration_weight: float = 0.1) -> None:
+        self.local_duration_weight = local_duration_weight
+        self.global_duration_weight = global_duration_weight
+
+    def __call__(self, output: TrainingOutput) -> LossResult:
+        flow = masked_item_mean((output.velocity.float() - output.target) ** 2, output.frame_mask)
+        local = duration_loss(output.local_durations).to(flow.device)
+        whole = duration_loss(output.global_durations).to(flow.device)
+        total = flow.mean() + self.local_duration_weight * local + self.global_duration_weight * whole
+        return LossResult(total, flow, local, whole)

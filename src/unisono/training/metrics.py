@@ -1,0 +1,78 @@
+"""Running means over steps, items and processes, and the log file ``metrics.jsonl``."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor
+
+
+class MeanMetrics:
+    """Sums and counts by name. Values stay on their device until ``compute``: no synchronisation per step."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.counts: dict[str, Tensor] = {}
+
+    def update(self, name: str, values: Tensor, mask: Tensor | None = None) -> None:
+        """Add values of any shape; ``mask`` (same shape) says which count."""
+        values = values.detach().double()
+        mask = torch.ones_like(values) if mask is None else mask.double()
+        total, count = (values * mask).sum(), mask.sum()
+        if name in self.sums:
+            total, count = self.sums[name] + total, self.counts[name] + count
+        self.sums[name], self.counts[name] = total, count
+
+    def compute(self, accelerator: Accelerator | None = None) -> dict[str, float]:
+        """Means over everything added; with an accelerator, over all processes (every process must call it)."""
+        pairs = [{name: (self.sums[name].item(), self.counts[name].item()) for name in self.sums}]
+        if accelerator is not None and accelerator.num_processes > 1:
+            pairs = gather_object(pairs)
+        names = sorted({name for part in pairs for name in part})
+        result = {}
+        for name in names:
+            parts = [part[name] for part in pairs if name in part]
+            count = sum(c for _, c in parts)
+            if count > 0:
+                result[name] = sum(s for s, _ in parts) / count
+        return result
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: (self.sums[name].item(), self.counts[name].item()) for name in self.sums}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.sums = {name: torch.tensor(total, dtype=torch.float64) for name, (total, _) in state.items()}
+        self.counts = {name: torch.tensor(count, dtype=torch.float64) for name, (_, count) in state.items()}
+
+
+class MetricsFile:
+    """``metrics.jsonl``: one JSON object per logged step; floats written so that they round-trip."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def truncate(self, step: int) -> None:
+        """Forget what was logged after ``step``: a resumed run writes it again. A torn last line goes too."""
+        if not self.path.exists():
+            return
+        kept = []
+        for line in self.path.read_text(encoding="utf-8").splitlines():
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError:
+                break  # only the last line of a killed run can be torn
+            if record["step"] <= step:
+                kept.append(line + "\n")
+        temporary = self.path.with_suffix(".tmp")
+        temporary.write_text("".join(kept), encoding="utf-8")
+        os.replace(temporary, self.path)
+
+    def write(self, record: dict[str, Any]) -> None:
+        with self.path.open("a", encoding="utf-8") as out:
+            out.write(json.dumps(record) + "\n")

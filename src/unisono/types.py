@@ -1,0 +1,140 @@
+"""What travels through the system: samples (from datasets), batches (from the collator), conditions (in the model).
+
+Shape letters: B items of a batch, N items of one modality, S samples of a waveform, T latent frames, L content units,
+C latent channels, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from enum import Enum
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Alignment(Enum):
+    """How the units of a content lie on the output's time axis; a property of each content encoder."""
+
+    NONE = "none"  # describes the whole clip
+    UNITS = "units"  # each unit has a duration, given or predicted
+    FRAMES = "frames"  # one unit per latent frame
+
+
+@dataclass(frozen=True)
+class TextContent:
+    """A caption."""
+
+    text: str
+    modality = "text"
+
+
+@dataclass(frozen=True)
+class PhonemeContent:
+    """Phonemes of an utterance; ``durations_s`` (one per phoneme) is absent when they are to be predicted."""
+
+    phonemes: tuple[str, ...]
+    durations_s: Tensor | None = None
+    speaker: str | None = None
+    text: str = ""
+    modality = "phoneme"
+
+
+@dataclass(frozen=True)
+class AudioContent:
+    """A recording to be changed, float32 ``(S,)`` at the model's sample rate."""
+
+    waveform: Tensor
+    modality = "audio"
+
+
+Content = TextContent | PhonemeContent | AudioContent
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What a dataset returns for one item.
+
+    Attributes:
+        audio_id: unique within the data set.
+        task: a name of ``unisono.tasks``; it chooses folders and metrics, the model never sees it.
+        instruction: free text.
+        content: one typed content per modality the item has.
+        waveform: target, float32 ``(S,)``; absent at inference.
+        item_name: where the item comes from, for error messages (``manifest:line``).
+    """
+
+    audio_id: str
+    task: str
+    instruction: str
+    content: tuple[Content, ...]
+    waveform: Tensor | None = None
+    item_name: str = ""
+
+
+def _to(value: Any, device: torch.device) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, Mapping):
+        return {key: _to(item, device) for key, item in value.items()}
+    if isinstance(value, ContentBatch):
+        return replace(value, **{f.name: _to(getattr(value, f.name), device) for f in fields(value)})
+    return value
+
+
+@dataclass(frozen=True)
+class ContentBatch:
+    """All contents of one modality in a batch.
+
+    Attributes:
+        index: int64 ``(N,)``, which item of the batch each row belongs to.
+        inputs: what the modality's encoder takes as keyword arguments.
+        durations_s: ``(N, L)`` seconds per unit, zero at padding; None when unknown or without meaning.
+    """
+
+    index: Tensor
+    inputs: dict[str, Tensor]
+    durations_s: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples grouped by modality, so that every encoder runs once whatever the task mix.
+
+    Attributes:
+        instruction_tokens: int64 ``(B, L)`` UTF-8 bytes plus one, zero at padding.
+        contents: modality -> ContentBatch.
+        waveform: ``(B, S)`` targets, zero at padding; None at inference.
+        waveform_lengths: int64 ``(B,)``.
+        task_index: int64 ``(B,)``, position in the task table; for logging only.
+    """
+
+    audio_ids: tuple[str, ...]
+    tasks: tuple[str, ...]
+    task_index: Tensor
+    instruction_tokens: Tensor
+    contents: dict[str, ContentBatch] = field(default_factory=dict)
+    waveform: Tensor | None = None
+    waveform_lengths: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.audio_ids)
+
+    def to(self, device: torch.device | str) -> Batch:
+        device = torch.device(device)
+        return replace(self, **{f.name: _to(getattr(self, f.name), device) for f in fields(self)})
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Encoded content: ``tensor (B, L, D)`` and ``mask (B, L)``, True where valid."""
+
+    tensor: Tensor
+    mask: Tensor
+
+
+def length_mask(lengths: Tensor, max_length: int) -> Tensor:
+    """bool ``(B, max_length)``, True where valid."""
+    return torch.arange(max_length, device=lengths.device)[None, :] < lengths[:, None]
