@@ -51,7 +51,9 @@ def toy_items(task: str, folder: Path, num: int = 8) -> tuple[list[dict], list[d
             write_audio(folder / "noisy" / f"{audio_id}.flac", noisy, SAMPLE_RATE)
             line = {"audio_id": audio_id, "noisy_audio": f"noisy/{audio_id}.flac"}
         content.append(line)
-        audio.append({"audio_id": audio_id, "audio": f"audio/{audio_id}.flac", "duration_s": len(waveform) / SAMPLE_RATE})
+        audio.append(
+            {"audio_id": audio_id, "audio": f"audio/{audio_id}.flac", "duration_s": len(waveform) / SAMPLE_RATE}
+        )
     return content, audio
 
 

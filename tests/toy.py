@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from conftest import TOY_PHONEMES, TOY_SPEAKERS
 
+from conftest import TOY_PHONEMES, TOY_SPEAKERS
 from unisono.data.collate import Collator
 from unisono.data.datasets import (
     AudioGenerationDataset,
@@ -35,7 +35,12 @@ def toy_collator() -> Collator:
 
 
 def toy_model(
-    dim: int = 64, layers: int = 4, seed: int = 0, adapter: type = PrefixAdapter, backbone: type = LayerFusionDiT, mels: int = 40
+    dim: int = 64,
+    layers: int = 4,
+    seed: int = 0,
+    adapter: type = PrefixAdapter,
+    backbone: type = LayerFusionDiT,
+    mels: int = 40,
 ) -> UnifiedAudioModel:
     torch.manual_seed(seed)
     return UnifiedAudioModel(

@@ -31,7 +31,9 @@ def audio_info(path: str | os.PathLike) -> tuple[int, float]:
     """``(sample_rate, duration_s)`` from the header alone."""
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"{path}: no such audio file; check the path (relative paths are read from the manifest's folder)")
+        raise UserError(
+            f"{path}: no such audio file; check the path (relative paths are read from the manifest's folder)"
+        )
     try:
         info = sf.info(str(path))
     except (sf.LibsndfileError, TypeError) as error:
@@ -76,7 +78,9 @@ def write_audio(path: str | os.PathLike, waveform: np.ndarray, sample_rate: int)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
     try:
-        sf.write(temporary, waveform, sample_rate, format=file_format, subtype="PCM_16" if file_format != "OGG" else None)
+        sf.write(
+            temporary, waveform, sample_rate, format=file_format, subtype="PCM_16" if file_format != "OGG" else None
+        )
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:

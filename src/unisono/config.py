@@ -75,7 +75,9 @@ def check_training_nodes(cfg: DictConfig) -> None:
         node = cfg.get(name)
         if node is None or "_target_" not in node:
             what = "is missing" if node is None else "lacks _target_"
-            faults.append(f"`{name}` {what}; set it in your main config (compare configs/default.yaml), e.g. {name}: {{{example}}}")
+            faults.append(
+                f"`{name}` {what}; set it in your config (see configs/default.yaml), e.g. {name}: {{{example}}}"
+            )
     if faults:
         raise UserError("the configuration is incomplete:\n  " + "\n  ".join(faults))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -38,7 +38,12 @@ class Collator:
 
     def __call__(self, samples: Sequence[Sample]) -> Batch:
         contents: dict[str, ContentBatch] = {}
-        for modality, collate in (("text", self._text), ("phoneme", self._phonemes), ("audio", self._audio)):
+        by_modality: dict[str, Callable[..., ContentBatch]] = {
+            TextContent.modality: self._text,
+            PhonemeContent.modality: self._phonemes,
+            AudioContent.modality: self._audio,
+        }
+        for modality, collate in by_modality.items():
             rows = [
                 (row, sample, content)
                 for row, sample in enumerate(samples)

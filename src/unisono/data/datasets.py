@@ -34,7 +34,7 @@ class AudioGenerationDataset(Dataset[Sample], ABC):
         audio: path of ``audio.jsonl``; None at inference, when there are no targets.
         sample_rate: Hz to which all audio is brought.
         max_samples: use only the first so many items.
-        max_duration_s: items whose target is longer are left out; how many is logged by the caller via ``num_left_out``.
+        max_duration_s: items whose target is longer are left out; ``num_left_out`` says how many.
         seed: instructions are drawn from ``(seed, epoch, audio_id)``.
 
     Attributes:
@@ -80,7 +80,10 @@ class AudioGenerationDataset(Dataset[Sample], ABC):
             self.items.append(record)
             durations.append(duration_s)
         if not self.items:
-            raise UserError(f"{content}: no item is left of {len(records)} (max_duration_s={max_duration_s}, max_samples={max_samples})")
+            raise UserError(
+                f"{content}: none of {len(records)} items is left (max_duration_s={max_duration_s}, "
+                f"max_samples={max_samples}); raise the limits"
+            )
         self.durations_s = np.asarray(durations)
 
     @staticmethod
@@ -100,7 +103,9 @@ class AudioGenerationDataset(Dataset[Sample], ABC):
         if duration_s == 0:
             raise target.fail(f"{path} is empty (0 samples); remove the line or replace the file")
         if stated_s is not None and abs(stated_s - duration_s) > DURATION_TOLERANCE_S:
-            raise target.fail(f"field 'duration_s' is {stated_s}, but {path} lasts {duration_s:.3f} s; correct the field")
+            raise target.fail(
+                f"field 'duration_s' is {stated_s}, but {path} lasts {duration_s:.3f} s; correct the field"
+            )
         return duration_s
 
     @abstractmethod
@@ -178,7 +183,9 @@ class TextToSpeechDataset(AudioGenerationDataset):
         if durations is None:
             return
         if len(durations) != len(phonemes):
-            raise record.fail(f"{len(phonemes)} phonemes but {len(durations)} durations_s; there must be one per phoneme")
+            raise record.fail(
+                f"{len(phonemes)} phonemes but {len(durations)} durations_s; there must be one per phoneme"
+            )
         if duration_s is not None and abs(sum(durations) - duration_s) > DURATION_TOLERANCE_S:
             raise record.fail(
                 f"durations_s sum to {sum(durations):.3f} s, but the recording lasts {duration_s:.3f} s; "

@@ -33,8 +33,8 @@ def active_power(speech: np.ndarray) -> float:
 def mix_at_snr(speech: np.ndarray, noise: np.ndarray, snr_db: float) -> np.ndarray:
     """``speech`` plus ``noise`` scaled to ``snr_db``, float32 ``(S,)``.
 
-    The ratio is the power of the active speech (:func:`active_power`) to the mean power of the noise over the whole clip.
-    The mixture may exceed [-1, 1]; whoever writes it to a file scales it.
+    The ratio is the power of the active speech (:func:`active_power`) to the mean power of the noise over the whole
+    clip. The mixture may exceed [-1, 1]; whoever writes it to a file scales it.
 
     Raises:
         UserError: the lengths differ, one of the two is silent or holds NaN, or ``snr_db`` is not finite.
@@ -87,8 +87,8 @@ def reverberate(rng: np.random.Generator, speech: np.ndarray, sample_rate: int, 
     """``speech`` as heard in a room, float32, same length and time-aligned with the input.
 
     The room is a shoe box of 3.5-7 x 3-5 x 2.4-3.2 m, simulated by image sources (Allen and Berkley, 1979) in
-    pyroomacoustics, talker and microphone 0.5 to 1.6 m apart. The direct path has gain 1 and no delay, so the difference to
-    the input is reverberation alone; the part of the tail beyond the end of the input is dropped.
+    pyroomacoustics, talker and microphone 0.5 to 1.6 m apart. The direct path has gain 1 and no delay, so the
+    difference to the input is reverberation alone; the part of the tail beyond the end of the input is dropped.
 
     Args:
         rng: draws the room and the two positions.
@@ -149,7 +149,7 @@ def _room_response(rng: np.random.Generator, sample_rate: int, rt60_s: float) ->
 def _shaped(
     rng: np.random.Generator, samples: int, sample_rate: int, gain: Callable[[np.ndarray], np.ndarray]
 ) -> np.ndarray:
-    """Gaussian noise whose amplitude spectrum follows ``gain(frequency_hz)``; frequencies below 20 Hz count as 20 Hz."""
+    """Gaussian noise with the amplitude spectrum ``gain(frequency_hz)``; frequencies below 20 Hz count as 20 Hz."""
     # At least 0.1 s, so that short clips keep their low end.
     length = max(samples, sample_rate // 10)
     spectrum = np.fft.rfft(rng.standard_normal(length))
@@ -199,7 +199,6 @@ def _rain(rng: np.random.Generator, samples: int, sample_rate: int) -> np.ndarra
     hiss = _shaped(rng, samples, sample_rate, lambda frequency_hz: np.sqrt(frequency_hz / (frequency_hz + 2000.0)))
     drops = np.zeros(samples)
     drops_per_s = rng.uniform(50.0, 250.0)
-    # The position is what is left of the drop's ring, so a clip may start within one.
     drop_samples = min(samples, sample_rate // 100)
     time_s = np.arange(drop_samples) / sample_rate
     for start in rng.integers(0, samples - drop_samples + 1, rng.poisson(drops_per_s * samples / sample_rate)):

@@ -14,9 +14,9 @@ from unisono.data.datasets import ConcatDataset
 class TrainBatchSampler(Sampler[list[int]]):
     """An endless stream of micro-batches; micro-batch *k* depends on ``(seed, k)`` alone.
 
-    Each epoch shuffles all items, sorts them by length within windows of ``bucket_batches`` batches (little padding) and
-    shuffles the batches. Rank *r* of *R* takes micro-batches ``r, R + r, 2R + r, …``, so every rank has the same number
-    by construction and one process sees the same stream as many. What does not fill a batch at the end of an epoch is
+    Each epoch shuffles all items, sorts them by length within windows of ``bucket_batches`` batches (little padding)
+    and shuffles the batches. Rank *r* of *R* takes micro-batches ``r, R + r, 2R + r, …``, so every rank has the same
+    number by construction and one process sees the same stream as many. What does not fill a batch at the end of an epoch is
     left out of that epoch (another few items each time).
 
     Args:

@@ -102,7 +102,9 @@ class Fields:
             lambda v: (
                 isinstance(v, list)
                 and bool(v)
-                and all(isinstance(d, int | float) and not isinstance(d, bool) and math.isfinite(d) and d >= 0 for d in v)
+                and all(
+                    isinstance(d, int | float) and not isinstance(d, bool) and math.isfinite(d) and d >= 0 for d in v
+                )
                 and sum(v) > 0
             ),
             default,
@@ -133,7 +135,9 @@ def load_manifest(path: str | os.PathLike) -> dict[str, Fields]:
         fields = Fields(path, line, record)
         audio_id = fields.audio_id()
         if audio_id in records:
-            raise fields.fail(f"audio_id {audio_id!r} was used on line {records[audio_id].line} already; ids are unique")
+            raise fields.fail(
+                f"audio_id {audio_id!r} was used on line {records[audio_id].line} already; ids are unique"
+            )
         records[audio_id] = fields
     if not records:
         raise UserError(f"{path}: the manifest has no items")

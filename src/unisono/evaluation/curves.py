@@ -185,8 +185,9 @@ def charts_of(history: History, task_titles: Mapping[str, str]) -> list[Chart]:
         for key in history.series
         if key == p or key.startswith(p + "/")
     }
+    order = {task: place for place, task in enumerate(task_titles)}
     charts = []
-    for name in sorted(names, key=lambda n: (n != "", n not in task_titles, n)):
+    for name in sorted(names, key=lambda n: (n != "", order.get(n, len(order)), n)):
         sets = []
         train = history.series.get(f"train/loss/{name}".rstrip("/"))
         if train is not None:

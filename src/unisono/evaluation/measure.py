@@ -89,7 +89,8 @@ def load(path: Path, sample_rate: int) -> Loaded:
         native_rate, _ = audio_info(path)
         waveform = read_audio(path, sample_rate)
     except UserError as error:
-        return Loaded(None, str(error).removeprefix(f"{path}: "))
+        # Results are passed on: they name the file, not the machine's folders.
+        return Loaded(None, str(error).removeprefix(f"{path}: ").replace(str(path), path.name))
     notes = [f"resampled from {native_rate} Hz"] if native_rate != sample_rate else []
     return checked(waveform, notes)
 

@@ -104,7 +104,7 @@
       cursor.setAttribute("x1", at[2]);
       cursor.setAttribute("x2", at[2]);
       cursor.setAttribute("visibility", "visible");
-      readout.textContent = `${rest.split(" ")[0]} ${short(at[0])}: ` + nearest.map((point, i) => `${labels[i]} ${short(point[1])}`).join(", ");
+      readout.textContent = `${rest.split(" ")[0]} ${short(at[0])}: ` + nearest.map((point, i) => `${labels[i]} ${short(point[1])}`).join(" · ");
     });
     svg.addEventListener("pointerleave", () => {
       cursor.setAttribute("visibility", "hidden");

@@ -30,13 +30,14 @@ _MAX_DETAIL_CHARACTERS = 4000
 
 @dataclass(frozen=True)
 class Cell:
-    """One number of a table: text, what stands behind it, and its marks."""
+    """One number of a table: text, what stands behind it, and its marks; ``best_of`` is the number of items on which it
+    is the best row, 0 if it is not."""
 
     text: str
     interval: str = ""
     n: int | None = None
     failed: int = 0
-    best: bool = False
+    best_of: int = 0
     status: str = "ok"
     reason: str = ""
 
@@ -77,7 +78,7 @@ class ItemView:
     rows: list[Row]
     duration: str
     details: list[tuple[str, str]]
-    failed: bool
+    problems: list[str]
     sort_values: dict[str, float | None]
 
 
@@ -192,7 +193,7 @@ def task_view(
         title=task_title(task),
         anchor=f"task-{number}",
         n_items=of_task.items,
-        n_failed=sum(view.failed for view in views),
+        n_failed=sum(bool(view.problems) for view in views),
         columns=columns,
         rows=mean_rows(of_task, columns),
         has_best=bool(of_task.best),
@@ -203,12 +204,15 @@ def task_view(
 def mean_rows(of_task: TaskSummary, columns: Sequence[MetricCard]) -> list[Row]:
     rows = []
     for key, means in of_task.means.items():
-        cells = [mean_cell(means.get(card.name), card, of_task.best.get(card.name) == key) for card in columns]
+        cells = []
+        for card in columns:
+            best_of = of_task.compared_n[card.name] if of_task.best.get(card.name) == key else 0
+            cells.append(mean_cell(means.get(card.name), card, best_of))
         rows.append(Row(ROW_TITLES[key], key, cells))
     return rows
 
 
-def mean_cell(mean: Mean | None, card: MetricCard, best: bool) -> Cell | None:
+def mean_cell(mean: Mean | None, card: MetricCard, best_of: int) -> Cell | None:
     if mean is None or (mean.n == 0 and mean.failed == 0):
         return None
     if mean.mean is None:
@@ -216,7 +220,7 @@ def mean_cell(mean: Mean | None, card: MetricCard, best: bool) -> Cell | None:
     interval = ""
     if mean.interval95 is not None:
         interval = f"± {mean.interval95[1] - mean.mean:.{card.decimals}f}"
-    return Cell(f"{mean.mean:.{card.decimals}f}", interval, mean.n, mean.failed, best)
+    return Cell(fixed(mean.mean, card.decimals), interval, mean.n, mean.failed, best_of)
 
 
 def item_view(
@@ -242,9 +246,25 @@ def item_view(
         rows=rows,
         duration=duration_text(item),
         details=[(key, detail_text(value)) for key, value in item.details.items() if key not in shared],
-        failed=any(o.status == "failed" for by_metric in result.outcomes.values() for o in by_metric.values()),
+        problems=problems_of(result),
         sort_values={name: o.value for name, o in of_model.items() if o.status != "not_applicable"},
     )
+
+
+def problems_of(result: ItemResult) -> list[str]:
+    """Why numbers are missing: one line per row and reason, with the metrics it costs."""
+    grouped: dict[tuple[str, str], list[str]] = {}
+    for row, by_metric in result.outcomes.items():
+        for name, outcome in by_metric.items():
+            if outcome.status == "failed":
+                grouped.setdefault((row, outcome.reason), []).append(name)
+    return [f"{ROW_TITLES[row]}: {reason} ({', '.join(names)})" for (row, reason), names in grouped.items()]
+
+
+def fixed(value: float, decimals: int) -> str:
+    """Fixed-point text with a true minus sign, and no minus before a zero."""
+    text = f"{value:.{decimals}f}"
+    return text.replace("-", "\N{MINUS SIGN}") if float(text) else text.lstrip("-")
 
 
 def outcome_cell(outcome: Outcome | None, card: MetricCard) -> Cell | None:
@@ -254,7 +274,7 @@ def outcome_cell(outcome: Outcome | None, card: MetricCard) -> Cell | None:
         return Cell("failed" if outcome.status == "failed" else "–", status=outcome.status, reason=outcome.reason)
     # Whole numbers (ranks, counts, hits) of single items need no decimals; their means do.
     whole = card.unit == "" and outcome.value == int(outcome.value) and abs(outcome.value) < 1e6
-    return Cell(f"{outcome.value:.0f}" if whole else f"{outcome.value:.{card.decimals}f}")
+    return Cell(fixed(outcome.value, 0 if whole else card.decimals))
 
 
 def clip_view(key: str, clip: ClipResult) -> ClipView:

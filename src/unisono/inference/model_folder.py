@@ -32,10 +32,7 @@ def save_model_folder(
         cfg: configuration with the nodes ``model``, ``phonemes``, ``speakers``.
         metrics: last validation means, for the model card.
     """
-    if isinstance(cfg, DictConfig):
-        resolved = OmegaConf.to_container(cfg, resolve=True)
-    else:
-        resolved = dict(cfg)
+    resolved = OmegaConf.to_container(cfg, resolve=True) if isinstance(cfg, DictConfig) else dict(cfg)
     assert isinstance(resolved, dict)
     kept = {
         "format_version": FORMAT_VERSION,

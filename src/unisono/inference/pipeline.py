@@ -55,7 +55,11 @@ class Pipeline:
     """
 
     def __init__(
-        self, model: UnifiedAudioModel, cfg: dict[str, Any], device: torch.device | str = "cpu", mixed_precision: str = "no"
+        self,
+        model: UnifiedAudioModel,
+        cfg: dict[str, Any],
+        device: torch.device | str = "cpu",
+        mixed_precision: str = "no",
     ) -> None:
         if mixed_precision not in ("no", "bf16"):
             raise UserError(f"mixed_precision is {mixed_precision!r}; use no or bf16")
@@ -98,7 +102,9 @@ class Pipeline:
         with bf16:
             generated = self.model.generate(batch, seeds, settings, duration_s)
         return [
-            GeneratedAudio(sample.audio_id, generated.waveform[row, : int(generated.lengths[row])].cpu().numpy(), self.sample_rate)
+            GeneratedAudio(
+                sample.audio_id, generated.waveform[row, : int(generated.lengths[row])].cpu().numpy(), self.sample_rate
+            )
             for row, sample in enumerate(samples)
         ]
 

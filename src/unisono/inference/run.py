@@ -83,7 +83,9 @@ def run_inference(cfg: DictConfig) -> Path:
 def _model_dir(cfg: DictConfig) -> Path:
     folder = Path(cfg.model_dir)
     if not (folder / "model.safetensors").is_file():
-        raise UserError(f"{folder} holds no model (model.safetensors); train first: python train.py exp_dir={cfg.exp_dir}")
+        raise UserError(
+            f"{folder} holds no model (model.safetensors); train first: python train.py exp_dir={cfg.exp_dir}"
+        )
     return folder
 
 
@@ -115,7 +117,9 @@ def _pending(datasets: Sequence[Any], done: set[tuple[str, str]]) -> list[tuple[
         for index, record in enumerate(dataset.items):
             key = (dataset.task, record.record["audio_id"])
             if key in seen:
-                raise UserError(f"{record.where}: audio_id {key[1]!r} of {key[0]} is also at {seen[key]}; ids name output files")
+                raise UserError(
+                    f"{record.where}: audio_id {key[1]!r} of {key[0]} is also at {seen[key]}; ids name output files"
+                )
             seen[key] = record.where
             if key not in done:
                 pending.append((dataset, index))

@@ -119,9 +119,7 @@ class TransformerEncoder(nn.Module):
         self, dim: int, num_layers: int, num_heads: int, mlp_ratio: float = 4.0, context_dim: int | None = None
     ) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(
-            TransformerBlock(dim, num_heads, mlp_ratio, context_dim) for _ in range(num_layers)
-        )
+        self.blocks = nn.ModuleList(TransformerBlock(dim, num_heads, mlp_ratio, context_dim) for _ in range(num_layers))
         self.norm = nn.LayerNorm(dim)
         self.head_dim = dim // num_heads
 
@@ -142,7 +140,9 @@ class TimeEmbedding(nn.Module):
 
     def forward(self, sigma: Tensor) -> Tensor:
         scale = torch.exp(
-            -math.log(10_000) * torch.arange(self.frequencies, device=sigma.device, dtype=torch.float32) / self.frequencies
+            -math.log(10_000)
+            * torch.arange(self.frequencies, device=sigma.device, dtype=torch.float32)
+            / self.frequencies
         )
         angle = 1000.0 * sigma.float()[:, None] * scale
         return self.mlp(torch.cat([angle.cos(), angle.sin()], dim=-1))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -140,7 +141,7 @@ class UnifiedAudioModel(nn.Module):
             if modality not in self.content_encoders:
                 known = ", ".join(self.content_encoders)
                 raise ValueError(f"the model has no encoder for {modality!r} content; it has {known}")
-            encoder = self.content_encoders[modality]
+            encoder: Any = self.content_encoders[modality]
             condition = encoder(**self._encoder_inputs(content))
             own_instruction = Condition(instruction.tensor[content.index], instruction.mask[content.index])
             adapted = self.content_adapter(condition, own_instruction)
@@ -170,7 +171,12 @@ class UnifiedAudioModel(nn.Module):
         return unit_boundaries(frames, rate_hz=1.0)
 
     def fuse(
-        self, encoded: Sequence[EncodedContent], lengths: Tensor, num_frames: int, drop: Tensor | None, predict: bool = False
+        self,
+        encoded: Sequence[EncodedContent],
+        lengths: Tensor,
+        num_frames: int,
+        drop: Tensor | None,
+        predict: bool = False,
     ) -> tuple[Tensor, Condition]:
         """Frames ``(B, T, D)`` from time-aligned content and a context from the rest, null embeddings where absent.
 
@@ -257,7 +263,12 @@ class UnifiedAudioModel(nn.Module):
 
         Without it a rank whose batch lacks a modality stalls the others in distributed training.
         """
-        parts = [p for name, encoder in self.content_encoders.items() if name not in batch.contents for p in encoder.parameters()]
+        parts = [
+            p
+            for name, encoder in self.content_encoders.items()
+            if name not in batch.contents
+            for p in encoder.parameters()
+        ]
         parts += [self.null_frame, self.null_context]
         parts += list(self.content_adapter.global_predictor.parameters())
         parts += list(self.content_adapter.local_predictor.parameters())
@@ -268,7 +279,7 @@ class UnifiedAudioModel(nn.Module):
     def generated_lengths(
         self, encoded: Sequence[EncodedContent], batch_size: int, settings: GenerationSettings
     ) -> Tensor:
-        """Latent lengths ``(B,)``: of frame-aligned content, else the sum of unit durations, else the predicted whole."""
+        """Latent lengths ``(B,)``: of frame-aligned content, else the sum of units, else the predicted whole."""
         rate_hz = self.autoencoder.latent_rate_hz
         lengths = torch.zeros(batch_size, dtype=torch.long, device=self.null_frame.device)
         order = {Alignment.NONE: 0, Alignment.UNITS: 1, Alignment.FRAMES: 2}

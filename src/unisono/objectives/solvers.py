@@ -6,6 +6,7 @@ A velocity function maps ``(x (B, T, C), sigma (B,))`` to ``dx / dsigma (B, T, C
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -49,7 +50,7 @@ def integrate(velocity: Velocity, x: Tensor, sigmas: Tensor, solver: str = "eule
         raise ValueError(f"solver is {solver!r}; choose one of {', '.join(SOLVERS)}")
     advance = SOLVERS[solver]
     batch = x.shape[0]
-    for sigma, after in zip(sigmas[:-1], sigmas[1:], strict=True):
+    for sigma, after in pairwise(sigmas):
         x = advance(velocity, x, sigma.expand(batch), after - sigma)
     return x
 

@@ -1,11 +1,11 @@
 """English speech with exact phoneme timing from eSpeak NG (the ``espeakng-loader`` wheel, through ctypes).
 
-eSpeak NG keeps its state in global variables: the phases of its oscillators, its echo buffer and its random numbers go on
-from one utterance to the next, and initialising it again does not clear them, so the same text would give other samples
-each time. Therefore the library is loaded afresh for every utterance and unloaded after it (about 15 ms), with its random
-generator seeded: what comes out is a function of the arguments alone. It is not thread-safe either; a lock admits one
-call at a time, and parallel synthesis takes processes. Where another package has the same library loaded, it cannot be
-unloaded: the speech stays right, its last bits then depend on what was said before.
+eSpeak NG keeps its state in global variables: the phases of its oscillators, its echo buffer and its random numbers go
+on from one utterance to the next, and initialising it again does not clear them, so the same text would give other
+samples each time. Therefore the library is loaded afresh for every utterance and unloaded after it (15 ms in all), with
+its random generator seeded: what comes out is a function of the arguments alone. It is not thread-safe either; a lock
+admits one call at a time, and parallel synthesis takes processes. Where another package has the same library loaded, it
+cannot be unloaded: the speech stays right, its last bits then depend on what was said before.
 
 The library is under the GPL; it is an optional dependency, and the audio it makes is not covered by its licence.
 """
@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -32,9 +33,9 @@ from unisono.text.phonemes import SILENCE, check_phonemes
 MIN_RATE_WPM, MAX_RATE_WPM = 80, 300  # beyond 300 eSpeak's event positions are no longer monotone
 LEAD_S, TAIL_S = 0.05, 0.10
 MIN_PAUSE_S = 0.02
-MIN_LIQUID_S = 0.03
 LIQUID_SHARE = 0.4
 _MAX_TEXT_CHARACTERS = 10_000
+_LIQUIDS = ("l", "r", "ɹ")
 
 # Constants of speak_lib.h.
 _AUDIO_OUTPUT_RETRIEVAL = 1
@@ -43,6 +44,7 @@ _EVENT_LIST_TERMINATED, _EVENT_PHONEME = 0, 7
 _CHARS_UTF8 = 1
 _PARAMETER_RATE, _PARAMETER_PITCH = 1, 3
 
+_Span = tuple[str, int, int]  # symbol, first sample, end sample
 _LOCK = threading.Lock()
 
 
@@ -110,14 +112,14 @@ def synthesize(text: str, voice: str = "en-us", *, rate_wpm: int = 175, pitch: i
         pitch: 0 to 99; 50 is the voice's own.
 
     Raises:
-        UserError: unknown voice, values out of range, text without a speakable word or in another script, missing wheel.
+        UserError: unknown voice, value out of range, text without a word or in another script, missing wheel.
     """
     _check_number("rate_wpm", rate_wpm, MIN_RATE_WPM, MAX_RATE_WPM)
     _check_number("pitch", pitch, 0, 99)
     _check_text(text)
     full_voice = _full_voice_name(voice)
     pcm, events, sample_rate = _run(text, full_voice, rate_wpm, pitch)
-    units = _units(events, len(pcm), sample_rate, f"text {_short(text)!r} as read by voice {voice!r}")
+    units = _units(pcm, events, sample_rate, f"text {_short(text)!r} as read by voice {voice!r}")
     waveform, units = _trim_ends(pcm.astype(np.float32) / 32768.0, units, sample_rate)
     phonemes = [symbol for symbol, _ in units]
     durations_s = [samples / sample_rate for _, samples in units]
@@ -182,7 +184,7 @@ def _voice_table() -> tuple[dict[str, str], frozenset[str]]:
 
 
 def _full_voice_name(voice: str) -> str:
-    """``en-gb+f1`` becomes ``gmw/en+f1``; eSpeak itself accepts unknown variants without a word, so both are checked."""
+    """``en-gb+f1`` becomes ``gmw/en+f1``; eSpeak NG itself takes unknown variants without a word."""
     base, variants = _voice_table()
     code, plus, variant = str(voice).partition("+")
     if code not in base:
@@ -263,8 +265,8 @@ def _run(text: str, full_voice: str, rate_wpm: int, pitch: int) -> tuple[np.ndar
 # ---------------------------------------------------------------------------------------------- timing
 
 
-def _units(events: list[tuple[str, int]], total: int, sample_rate: int, where: str) -> list[tuple[str, int]]:
-    """``[(phoneme, samples)]`` covering the whole waveform, silences joined."""
+def _units(pcm: np.ndarray, events: list[tuple[str, int]], sample_rate: int, where: str) -> list[tuple[str, int]]:
+    """``[(phoneme, samples)]`` covering the whole waveform."""
     symbols = [symbol.replace("ˈ", "").replace("ˌ", "").replace(":", "ː") or SILENCE for symbol, _ in events]
     switched = [symbol for symbol in symbols if symbol.startswith("(")]
     if switched:
@@ -273,49 +275,68 @@ def _units(events: list[tuple[str, int]], total: int, sample_rate: int, where: s
     if all(symbol == SILENCE for symbol in symbols):
         raise UserError(f"{where}: there is nothing to pronounce; give at least one word")
     starts = [start for _, start in events]
-    edges = [0, *starts, total]
-    assert all(a <= b for a, b in zip(edges, edges[1:], strict=False)), (
-        f"{where}: event positions go backwards: {starts}"
-    )
-    units = [(SILENCE, starts[0])]
-    units += [(symbol, end - start) for symbol, start, end in zip(symbols, starts, edges[2:], strict=True)]
-    units = _widen_liquids(units, round(MIN_LIQUID_S * sample_rate))
-    return _join_silences(units, round(MIN_PAUSE_S * sample_rate))
+    edges = [0, *starts, len(pcm)]
+    assert all(a <= b for a, b in pairwise(edges)), f"{where}: event positions go backwards: {starts}"
+    # Before the first event nothing is heard.
+    spans = list(zip([SILENCE, *symbols], edges[:-1], edges[1:], strict=True))
+    energy = np.cumsum(np.append(0.0, pcm.astype(np.float64) ** 2))
+    spans = _place_late_liquids(_drop_false_pauses(spans, energy), energy)
+    return _join(spans, round(MIN_PAUSE_S * sample_rate))
 
 
-def _widen_liquids(units: list[tuple[str, int]], min_samples: int) -> list[tuple[str, int]]:
+def _is_quiet(energy: np.ndarray, start: int, end: int) -> bool:
+    """True if a span is empty or below a tenth of the utterance's RMS (pauses of most voices are exact zeros).
+
+    ``energy`` is the running sum of squares, ``(S + 1,)``.
+    """
+    mean_power = energy[-1] / (len(energy) - 1)
+    return bool(energy[end] - energy[start] <= 0.01 * mean_power * (end - start))
+
+
+def _drop_false_pauses(spans: list[_Span], energy: np.ndarray) -> list[_Span]:
+    """Join an unnamed unit that can be heard to the phoneme after it: between two vowels ("the old") it is a glide."""
+    kept: list[_Span] = []
+    pending_start: int | None = None
+    for symbol, start, end in spans:
+        if symbol == SILENCE and end < len(energy) - 1 and not _is_quiet(energy, start, end):
+            pending_start = start if pending_start is None else pending_start
+            continue
+        kept.append((symbol, start if pending_start is None else pending_start, end))
+        pending_start = None
+    return kept
+
+
+def _place_late_liquids(spans: list[_Span], energy: np.ndarray) -> list[_Span]:
     """Give liquids after a vowel a fair share of the span they are heard in.
 
-    eSpeak draws the l of "bell" as the end of the vowel and reports it when it is all but over, often with no sample
-    left. A liquid shorter than ``min_samples`` takes 40 % of what it and the phoneme before it last together.
+    eSpeak NG draws the l of "bell" as the end of the vowel and reports it when it is over. A liquid whose own span is
+    quiet takes 40 % of what it and the phoneme before it last together.
     """
-    widened: list[tuple[str, int]] = []
-    for symbol, samples in units:
-        if widened and symbol in ("l", "r", "ɹ") and samples < min_samples and widened[-1][0] != SILENCE:
-            before, before_samples = widened[-1]
-            both = before_samples + samples
-            samples = max(samples, int(LIQUID_SHARE * both))
-            widened[-1] = (before, both - samples)
-        widened.append((symbol, samples))
-    return widened
+    placed: list[_Span] = []
+    for symbol, start, end in spans:
+        if symbol in _LIQUIDS and placed and placed[-1][0] != SILENCE and _is_quiet(energy, start, end):
+            before, before_start, _ = placed[-1]
+            start = min(start, end - int(LIQUID_SHARE * (end - before_start)))
+            placed[-1] = (before, before_start, start)
+        placed.append((symbol, start, end))
+    return placed
 
 
-def _join_silences(units: list[tuple[str, int]], min_pause_samples: int) -> list[tuple[str, int]]:
-    """Join neighbouring silences, give pauses too short to be heard and empty units to the unit before them."""
+def _join(spans: list[_Span], min_pause_samples: int) -> list[tuple[str, int]]:
+    """Units of ``(symbol, samples)``; empty spans vanish, pauses too short to be heard join the unit before them."""
+    units: list[tuple[str, int]] = []
+    for symbol, start, end in spans:
+        if units and symbol == units[-1][0] == SILENCE:
+            units[-1] = (SILENCE, units[-1][1] + end - start)
+        elif end > start:
+            units.append((symbol, end - start))
     joined: list[tuple[str, int]] = []
-    for symbol, samples in units:
-        if joined and (samples == 0 or symbol == joined[-1][0] == SILENCE):
+    for index, (symbol, samples) in enumerate(units):
+        if 0 < index < len(units) - 1 and symbol == SILENCE and samples < min_pause_samples:
             joined[-1] = (joined[-1][0], joined[-1][1] + samples)
         else:
             joined.append((symbol, samples))
-    kept: list[tuple[str, int]] = []
-    for index, (symbol, samples) in enumerate(joined):
-        inside = 0 < index < len(joined) - 1
-        if inside and symbol == SILENCE and samples < min_pause_samples:
-            kept[-1] = (kept[-1][0], kept[-1][1] + samples)
-        else:
-            kept.append((symbol, samples))
-    return kept
+    return joined
 
 
 def _trim_ends(
@@ -325,9 +346,7 @@ def _trim_ends(
     lead, tail = round(LEAD_S * sample_rate), round(TAIL_S * sample_rate)
     first = units[0][1] if units[0][0] == SILENCE else 0
     last = units[-1][1] if units[-1][0] == SILENCE else 0
-    inner = [unit for unit in units if unit[1] > 0]
-    inner = inner[1:] if inner[0][0] == SILENCE else inner
-    inner = inner[:-1] if inner[-1][0] == SILENCE else inner
+    inner = [unit for index, unit in enumerate(units) if unit[0] != SILENCE or 0 < index < len(units) - 1]
     # Padding, then cutting, serves both cases.
     padded = np.concatenate([np.zeros(lead, np.float32), waveform, np.zeros(tail, np.float32)])
     trimmed = padded[first : len(padded) - last]

@@ -2,8 +2,8 @@
 
 It holds what eSpeak NG says for its English voices (American, British, Scottish, Caribbean, New York, Lancaster, West
 Midlands, Received Pronunciation; collected from 12 000 dictionary words a voice) and the IPA values of ARPAbet. Stress
-marks are not part of a symbol. A model stores the inventory it was trained with, so symbols may be added at the end, never
-reordered.
+marks are not part of a symbol. A model stores the inventory it was trained with, so symbols may be added at the end,
+never reordered.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _LOOK_ALIKE = {"g": "ɡ", "'": "ˈ", ":": "ː"}
 
 
 def check_phonemes(symbols: Sequence[str], where: str) -> None:
-    """Raise :class:`UserError` for the first symbol outside :data:`PHONEMES`, with its place and the nearest known ones."""
+    """Raise :class:`UserError` for the first symbol outside :data:`PHONEMES`, with place and nearest known ones."""
     for position, symbol in enumerate(symbols):
         if symbol in _KNOWN:
             continue

@@ -49,7 +49,9 @@ class AudioGenerationTrainer(Trainer):
         seeds = [derive_seed("validation", audio_id) for audio_id in batch.audio_ids]
         noise = item_noise(seeds, frames.tolist(), int(frames.max()), autoencoder.latent_dim).to(frames.device)
         for sigma in self.val_sigmas:
-            result = self.loss_fn(self.raw_model(batch, sigma=torch.full((len(batch),), sigma, device=frames.device), noise=noise))
+            result = self.loss_fn(
+                self.raw_model(batch, sigma=torch.full((len(batch),), sigma, device=frames.device), noise=noise)
+            )
             metrics.update("val/loss", result.flow)
             metrics.update(f"val/loss_sigma/{sigma:g}", result.flow)
             self._per_task(metrics, "val/loss", result.flow, batch)

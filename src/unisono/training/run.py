@@ -66,6 +66,6 @@ def run_training(cfg: DictConfig) -> Path:
     return folder
 
 
-def count_trainable(model) -> int:  # noqa: ANN001
+def count_trainable(model) -> int:
     """Number of trainable parameters."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)

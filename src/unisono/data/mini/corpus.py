@@ -1,8 +1,8 @@
 """Builder of the mini corpus: text_to_audio, text_to_speech and speech_enhancement without a download.
 
-Every item is a function of ``(seed, task, split, index)``, so the number of workers does not matter and two builds agree to
-the byte. The corpus grows in a hidden folder beside its place and is renamed when whole; a killed build leaves only that
-folder, and the next one removes it.
+Every item is a function of ``(seed, task, split, index)``, so the number of workers does not matter and two builds
+agree to the byte. The corpus grows in a hidden folder beside its place and is renamed when whole; a killed build leaves
+only that folder, and the next one removes it.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ def build_mini_corpus(
     Args:
         out: folder of the corpus; created, with its parents.
         seed: any whole number from 0.
-        num_text_to_audio, num_text_to_speech, num_speech_enhancement: items in (train, val, test). Enhancement reuses the
-            recordings of text_to_speech as its targets, in turn.
+        num_text_to_audio, num_text_to_speech, num_speech_enhancement: items in (train, val, test). Enhancement
+            takes the recordings of text_to_speech as its targets, in turn.
         workers: processes; None takes as many as there are CPUs, at most 8. 1 works in this process.
         overwrite: replace a mini corpus of other settings.
         progress: show a bar on stderr.

@@ -1,4 +1,4 @@
-"""One item of the mini corpus: its recording and its lines of the manifests, a function of ``(seed, task, split, index)``."""
+"""One item of the mini corpus: its recording and its manifest lines, a function of ``(seed, task, split, index)``."""
 
 from __future__ import annotations
 

@@ -97,7 +97,13 @@ class LogMelAutoencoder(Autoencoder):
     def _stft(self, waveform: Tensor) -> Tensor:
         """``(B, S)`` -> complex ``(B, F, 1 + S // hop)``; full-scale sine has magnitude 1."""
         spectrum = torch.stft(
-            waveform, self.n_fft, self.hop_samples, window=self.window, center=True, pad_mode="constant", return_complex=True
+            waveform,
+            self.n_fft,
+            self.hop_samples,
+            window=self.window,
+            center=True,
+            pad_mode="constant",
+            return_complex=True,
         )
         return spectrum * (2.0 / self.window.sum())
 
@@ -124,13 +130,14 @@ class LogMelAutoencoder(Autoencoder):
         with torch.autocast(latent.device.type, enabled=False):
             # One item at a time: a window that reaches over an item's end must see silence, not a neighbour's padding.
             for row, frames in enumerate(lengths.tolist()):
-                mel = torch.exp(latent[row, :frames].float() * self.std + self.mean)
+                # Audio in [-1, 1] cannot exceed 0 dB; a badly trained model can.
+                mel = torch.exp((latent[row, :frames].float() * self.std + self.mean).clamp_max(0.0))
                 mel = (mel - self.floor).clamp_min(0)
                 waveform[row, : frames * self.hop_samples] = self._griffin_lim(self._magnitude(mel))
         return waveform
 
     def _magnitude(self, mel: Tensor) -> Tensor:
-        """Non-negative magnitudes ``(F, T)`` whose mel is ``mel (T, C)``: least squares, then multiplicative updates."""
+        """Non-negative magnitudes ``(F, T)`` whose mel is ``mel (T, C)``: least squares, multiplicative updates."""
         magnitude = (self.inverse_filters @ mel.T).clamp_min(1e-8)
         target = self.filters.T @ mel.T
         for _ in range(16):

@@ -9,10 +9,12 @@ Shape letters: B items, T latent frames, C latent channels, D width, L context u
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from unisono.models.layers import Attention, GegluMlp, TimeEmbedding, rotary_angles
 from unisono.types import Condition
@@ -61,6 +63,7 @@ class DiTBlock(nn.Module):
         skip: Tensor | None,
     ) -> Tensor:
         if self.skip is not None:
+            assert skip is not None, "a block of the second half needs the first half's result"
             x = self.skip(torch.cat([x, skip], dim=-1))
         if frames is not None:
             x = x + frames
@@ -102,26 +105,27 @@ class DiffusionTransformer(nn.Module, ABC):
         self.head_dim = dim // num_heads
         self.input = nn.Linear(latent_dim, dim)
         self.time = TimeEmbedding(dim)
-        self.time_modulation = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
+        self.time_modulation = nn.Linear(dim, 6 * dim)
         self.num_skips = num_layers // 2 if long_skips else 0
-        self.blocks = nn.ModuleList(
+        self.blocks: Sequence[DiTBlock] = nn.ModuleList(  # type: ignore[assignment]
             DiTBlock(dim, num_heads, mlp_ratio, frames_dim, skip=index >= num_layers - self.num_skips)
             for index in range(num_layers)
         )
         self.final_norm = nn.LayerNorm(dim, elementwise_affine=False)
-        self.final_modulation = nn.Sequential(nn.SiLU(), nn.Linear(dim, 2 * dim))
+        self.final_modulation = nn.Linear(dim, 2 * dim)
         self.output = nn.Linear(dim, latent_dim)
         self.convolution = nn.Conv1d(latent_dim, latent_dim, kernel_size=3, padding=1)
         self._initialise()
 
     def _initialise(self) -> None:
         # Each block starts as a small change of its input and the network as zero velocity, the mean of the target.
-        for layer in (self.time_modulation[-1], self.final_modulation[-1]):
+        for layer in (self.time_modulation, self.final_modulation):
             nn.init.normal_(layer.weight, std=0.02)
             nn.init.zeros_(layer.bias)
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
         nn.init.dirac_(self.convolution.weight)
+        assert self.convolution.bias is not None
         nn.init.zeros_(self.convolution.bias)
         for block in self.blocks:
             with torch.no_grad():
@@ -151,7 +155,7 @@ class DiffusionTransformer(nn.Module, ABC):
     def forward(self, x: Tensor, sigma: Tensor, conditions: BackboneConditions) -> Tensor:
         """Velocity ``(B, T, C)`` of the latent ``x (B, T, C)`` at noise level ``sigma (B,)``; zero at padding."""
         mask = conditions.frame_mask[..., None]
-        time = self.time(sigma)
+        time = F.silu(self.time(sigma))
         modulation = self.time_modulation(time).unflatten(-1, (6, self.dim))
         rotary = rotary_angles(x.shape[1], self.head_dim, x.device)
         x = self.frames_at_input(self.input(x * mask), conditions)

@@ -29,7 +29,9 @@ class PrefixAdapter(ContentAdapter):
     ) -> None:
         super().__init__(dim, instruction_dim, duration_offset, duration_gradient_scale)
         self.queries = nn.Parameter(torch.randn(prefix_length, dim) * 0.02)
-        self.summarise = nn.MultiheadAttention(dim, num_heads, kdim=instruction_dim, vdim=instruction_dim, batch_first=True)
+        self.summarise = nn.MultiheadAttention(
+            dim, num_heads, kdim=instruction_dim, vdim=instruction_dim, batch_first=True
+        )
         self.transformer = TransformerEncoder(dim, num_layers, num_heads)
 
     def adapt(self, content: Condition, instruction: Condition) -> Tensor:

@@ -1,4 +1,4 @@
-"""Text without a vocabulary: UTF-8 bytes with hashed n-gram embeddings and a small transformer, trained from scratch."""
+"""Text without a vocabulary: UTF-8 bytes, hashed n-gram embeddings and a small transformer trained from scratch."""
 
 from __future__ import annotations
 

@@ -1,0 +1,48 @@
+# Two commands: `make demo` and `make test`. Each makes its own .venv first.
+#   make demo [FAST=1]   corpus, training, generation, evaluation, report
+#   make test [SLOW=1]   lint, types, tests
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do command -v $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+FAST ?=
+SLOW ?=
+RUN := $(if $(FAST),demo_fast,demo)
+EXP := experiments/$(RUN)
+
+.PHONY: help demo test install lint types clean
+
+help: ## Show this help
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+
+# The stamp names what was installed: a changed pyproject or constraints file installs again.
+STAMP := $(VENV)/.installed
+$(STAMP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "No Python found; install Python 3.11 or newer, or say: make PYTHON=path/to/python"; exit 1; }
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(f"Python 3.11 or newer is needed, $(PYTHON) is {v[0]}.{v[1]}; say: make PYTHON=path/to/python" if v < (3, 11) else 0)'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); $(PYTHON) -m pip install --user virtualenv && $(PYTHON) -m virtualenv $(VENV); }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[speech,eval,dev]'
+	@touch $@
+
+install: $(STAMP) ## Make .venv with everything in it
+
+demo: $(STAMP) ## Corpus, training, generation, evaluation, report (FAST=1: under two minutes)
+	$(BIN)/unisono prepare mini --out data/mini
+	$(BIN)/python train.py experiment=$(RUN)
+	$(BIN)/python inference.py exp_dir=$(EXP)
+	$(BIN)/python evaluate.py exp_dir=$(EXP)
+
+lint: $(STAMP) ## Ruff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP) ## Mypy
+	$(BIN)/mypy
+
+test: lint types ## Lint, types, tests (SLOW=1: also training runs, kills, several processes)
+	$(BIN)/python -m pytest $(if $(SLOW),,-m "not slow")
+
+clean: ## Remove environment, corpora and runs
+	rm -rf $(VENV) data experiments build dist

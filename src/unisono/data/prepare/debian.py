@@ -1,0 +1,219 @@
+"""The recipe ``debian``: three data sets of real recordings from Debian packages. docs/prepare_data.md explains it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from unisono.data.manifest import write_jsonl
+from unisono.data.prepare import debian_effects, debian_noisy, debian_report, debian_speech, packages
+from unisono.data.prepare.splits import SPLITS, assign_splits
+from unisono.data.prepare.steps import Record, default_workers, run_step, write_json
+from unisono.data.prepare.tables import tables_fingerprint
+from unisono.errors import UserError
+from unisono.text.align import text_to_words
+
+logger = logging.getLogger(__name__)
+
+# Raise it when the same packages and tables would give other files.
+RECIPE_VERSION = 1
+PACKAGES = (debian_speech.TEXT_PACKAGE, debian_speech.SOUND_PACKAGE, *debian_effects.EFFECT_PACKAGES)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Where this run works and how."""
+
+    out: Path
+    seed: int
+    workers: int
+    progress: bool
+
+    @property
+    def work(self) -> Path:
+        return self.out / ".work"
+
+    def step(self, name: str, function: Any, jobs: list[Any], description: str) -> list[Record]:
+        return run_step(
+            function,
+            jobs,
+            self.work / name,
+            description=description,
+            workers=self.workers,
+            progress=self.progress,
+        )
+
+
+def prepare_debian(
+    out: Path, *, cache: Path | None = None, seed: int = 0, workers: int | None = None, progress: bool = True
+) -> Path:
+    """Build ``text_to_speech``, ``speech_enhancement`` and ``text_to_audio`` in ``out``.
+
+    A run that was killed goes on where it stopped; a finished folder is left as it is. The same seed and the same
+    versions of the packages give the same files.
+
+    Args:
+        out: a new or empty folder, or one that this function began.
+        cache: where downloaded packages are kept (72 MB); ``out/.cache`` by default.
+        seed: of the noises and rooms; at least 0.
+        workers: processes; all processors by default.
+        progress: show progress bars.
+
+    Returns:
+        ``out``. ``corpus.json`` in it, written last, tells that it is complete.
+
+    Raises:
+        UserError: no apt-get or network, missing Python packages, ``out`` holds something else.
+    """
+    out = Path(out)
+    if seed < 0:
+        raise UserError(f"seed is {seed}; give a whole number of at least 0")
+    if workers is not None and workers < 1:
+        raise UserError(f"workers is {workers}; give a whole number of at least 1")
+    recipe = {"recipe": "debian", "recipe_version": RECIPE_VERSION, "tables": tables_fingerprint(), "seed": seed}
+    if _is_finished(out, recipe):
+        logger.info("%s is complete already", out)
+        return out
+    run = _Run(out, seed, workers or default_workers(), progress)
+    cache = Path(cache) if cache is not None else out / ".cache"
+    _check_out(out, cache)
+    fetched = {name: packages.fetch_package(name, cache) for name in PACKAGES}
+    _begin(run, {**recipe, "packages": {package.name: package.version for package in fetched.values()}})
+    roots = {name: packages.unpack_package(package, run.work / "unpacked") for name, package in fetched.items()}
+    debian_effects.unpack_opensfx(roots[debian_effects.OPENSFX])
+
+    utterances, splits, left_out = _speech(run, roots)
+    _enhancement(run, roots, utterances, splits)
+    left_out += _effects(run, roots)
+    debian_report.write_report(out, recipe, list(fetched.values()), roots, left_out)
+    shutil.rmtree(run.work)
+    return out
+
+
+def _speech(run: _Run, roots: dict[str, Path]) -> tuple[list[Record], dict[str, str], list[Record]]:
+    folder = run.out / "text_to_speech"
+    jobs, left_out = debian_speech.prompt_jobs(
+        roots[debian_speech.TEXT_PACKAGE], roots[debian_speech.SOUND_PACKAGE], folder / "audio"
+    )
+    records = run.step("speech", debian_speech.prepare_prompt, jobs, "aligning speech")
+    utterances = [utterance for record in records for utterance in record["utterances"]]
+    left_out += [entry for record in records for entry in record["left_out"]]
+    splits = assign_splits({u["audio_id"]: ["text " + " ".join(text_to_words(u["text"]))] for u in utterances})
+    content = [
+        {
+            "audio_id": utterance["audio_id"],
+            "phonemes": utterance["phonemes"],
+            "durations_s": utterance["durations_s"],
+            "text": utterance["text"],
+            "speaker": debian_speech.SPEAKER,
+            "license": debian_speech.LICENSE,
+            "source": debian_speech.SOUND_PACKAGE,
+        }
+        for utterance in utterances
+    ]
+    audio = [_audio_line(u["audio_id"], "../audio", u["duration_s"], debian_speech.LICENSE) for u in utterances]
+    _write_manifests(folder, splits, content, audio)
+    return utterances, splits, left_out
+
+
+def _enhancement(run: _Run, roots: dict[str, Path], utterances: list[Record], splits: dict[str, str]) -> None:
+    folder = run.out / "speech_enhancement"
+    recordings = debian_noisy.noise_recordings({name: roots[name] for name in debian_effects.EFFECT_PACKAGES})
+    clean_folder = run.out / "text_to_speech" / "audio"
+    jobs = debian_noisy.noisy_jobs(utterances, splits, recordings, clean_folder, folder / "noisy", run.seed)
+    records = run.step("noisy", debian_noisy.prepare_noisy, jobs, "adding noise")
+    content, audio = [], []
+    for job, record in zip(jobs, records, strict=True):
+        clean_id = job.clean.stem
+        content.append(
+            {
+                "audio_id": job.job_id,
+                "noisy_audio": f"../noisy/{job.job_id}.flac",
+                "snr_db": record["snr_db"],
+                "noise": record["noise"],
+                "rt60_s": record["rt60_s"],
+                "license": debian_speech.LICENSE,
+                "source": debian_speech.SOUND_PACKAGE,
+            }
+        )
+        line = _audio_line(clean_id, "../../text_to_speech/audio", record["duration_s"], debian_speech.LICENSE)
+        audio.append({**line, "audio_id": job.job_id})
+    _write_manifests(folder, {job.job_id: splits[job.clean.stem] for job in jobs}, content, audio)
+
+
+def _effects(run: _Run, roots: dict[str, Path]) -> list[Record]:
+    folder = run.out / "text_to_audio"
+    jobs: list[debian_effects.EffectJob] = []
+    left_out: list[Record] = []
+    for package in debian_effects.EFFECT_PACKAGES:
+        package_jobs, package_left_out = debian_effects.effect_jobs(package, roots[package], folder / "audio")
+        jobs += package_jobs
+        left_out += package_left_out
+    records = run.step("effects", debian_effects.prepare_effect, jobs, "sound effects")
+    kept, dropped = debian_effects.drop_copies(jobs, records)
+    content, audio = [], []
+    for job, record in kept:
+        content.append({"audio_id": job.job_id, "caption": job.caption, "license": job.license, "source": job.package})
+        line = _audio_line(job.job_id, "../audio", record["duration_s"], job.license)
+        line["native_sample_rate"] = record["native_sample_rate"]
+        audio.append({**line, "credit": job.credit.strip()} if job.credit else line)
+    _write_manifests(folder, debian_effects.effect_splits(kept), content, audio)
+    return left_out + dropped
+
+
+def _audio_line(audio_id: str, folder: str, duration_s: float, license_name: str) -> Record:
+    return {
+        "audio_id": audio_id,
+        "audio": f"{folder}/{audio_id}.flac",
+        "duration_s": round(duration_s, 6),
+        "license": license_name,
+    }
+
+
+def _write_manifests(folder: Path, splits: dict[str, str], content: Iterable[Record], audio: Iterable[Record]) -> None:
+    content, audio = list(content), list(audio)
+    for split in SPLITS:
+        for name, lines in (("content", content), ("audio", audio)):
+            write_jsonl(folder / split / f"{name}.jsonl", (line for line in lines if splits[line["audio_id"]] == split))
+
+
+def _is_finished(out: Path, recipe: Record) -> bool:
+    """True if ``out`` holds this very corpus; another finished corpus is an error."""
+    if not (out / "corpus.json").is_file():
+        return False
+    made = json.loads((out / "corpus.json").read_text(encoding="utf-8"))
+    if all(made.get(key) == value for key, value in recipe.items()):
+        return True
+    raise UserError(
+        f"{out} holds another corpus already (recipe {made.get('recipe')}, version {made.get('recipe_version')}, "
+        f"seed {made.get('seed')}); remove it or choose another folder"
+    )
+
+
+def _check_out(out: Path, cache: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file; choose a folder")
+    if (out / ".work").is_dir() or not out.exists():
+        return
+    others = sorted(path.name for path in out.iterdir() if path != cache and path.name != ".cache")
+    if others:
+        raise UserError(f"{out} holds other files ({', '.join(others[:3])}); choose a new or empty folder")
+
+
+def _begin(run: _Run, state: Record) -> None:
+    """Remember what is being made, so that a later run goes on only with the same."""
+    path = run.work / "state.json"
+    if path.is_file():
+        if json.loads(path.read_text(encoding="utf-8")) != state:
+            raise UserError(
+                f"{run.out} holds an unfinished corpus with another seed or other packages; "
+                "remove the folder or choose another"
+            )
+        return
+    run.work.mkdir(parents=True, exist_ok=True)
+    write_json(path, state)

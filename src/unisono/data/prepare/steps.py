@@ -1,0 +1,101 @@
+"""Many small jobs over several processes, each done once even if the run is killed in between."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from tqdm import tqdm
+
+
+class Job(Protocol):
+    """What a step works on; ``job_id`` names it among the jobs of its step and may be used as a file name."""
+
+    @property
+    def job_id(self) -> str: ...
+
+
+JobT = TypeVar("JobT", bound=Job)
+Record = dict[str, Any]
+
+
+def default_workers() -> int:
+    """The number of processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run_step(
+    function: Callable[[JobT], Record],
+    jobs: Sequence[JobT],
+    records: Path,
+    *,
+    description: str,
+    workers: int,
+    progress: bool,
+) -> list[Record]:
+    """Run ``function`` on every job that has no record yet.
+
+    Args:
+        function: a module-level function; returns what JSON can hold, after its files are written.
+        jobs: with distinct ids.
+        records: folder of the results, one file per job. A job's file is written when the job is done.
+        description: of the progress bar.
+        workers: processes; 1 works in this one.
+        progress: show a bar.
+
+    Returns:
+        The records in the order of ``jobs``.
+    """
+    paths = [records / f"{job.job_id}.json" for job in jobs]
+    assert len(set(paths)) == len(paths), f"job ids of {description} are not unique"
+    records.mkdir(parents=True, exist_ok=True)
+    waiting = [(job, path) for job, path in zip(jobs, paths, strict=True) if not path.is_file()]
+    with tqdm(total=len(jobs), initial=len(jobs) - len(waiting), desc=description, disable=not progress) as bar:
+        if workers <= 1 or len(waiting) <= 1:
+            for job, path in waiting:
+                write_json(path, function(job))
+                bar.update()
+        else:
+            _run_parallel(function, waiting, min(workers, len(waiting)), bar)
+    return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _run_parallel(
+    function: Callable[[JobT], Record], waiting: list[tuple[JobT, Path]], workers: int, bar: tqdm
+) -> None:
+    # "spawn": a forked child would inherit the threads and locks of whatever the parent has loaded.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_die_with_parent) as pool:
+        futures = {pool.submit(function, job): path for job, path in waiting}
+        try:
+            for future in as_completed(futures):
+                write_json(futures[future], future.result())
+                bar.update()
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+def _die_with_parent() -> None:
+    """Workers of a killed parent would wait for work forever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -1,0 +1,89 @@
+"""From a run's generated items to metrics and report: the body of ``evaluate.py``."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import DictConfig
+
+from unisono.config import hydra_entry
+from unisono.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+
+@hydra_entry("evaluate")
+def main(cfg: DictConfig) -> None:
+    report = run_evaluation(cfg)
+    print(f"report: {report.resolve()}")
+
+
+def run_evaluation(cfg: DictConfig) -> Path:
+    """Measure every test item of the configured data sets; returns the report's path."""
+    from hydra.utils import instantiate
+
+    from unisono.evaluation.runner import evaluate
+    from unisono.inference.model_folder import load_model_folder
+    from unisono.inference.run import read_generated
+
+    inference_dir = Path(cfg.inference_dir)
+    manifest = inference_dir / "manifest.jsonl"
+    if not manifest.is_file():
+        raise UserError(f"{manifest} does not exist; generate first: python inference.py exp_dir={cfg.exp_dir}")
+    generated = {(record["task"], record["audio_id"]): record for record in read_generated(manifest)}
+    items = [
+        _item(dataset, index, generated, inference_dir)
+        for dataset in instantiate(cfg.datasets)
+        for index in range(len(dataset))
+    ]
+    model, _ = load_model_folder(cfg.model_dir)
+    output_dir = Path(cfg.output_dir)
+    evaluate(
+        items,
+        output_dir,
+        sample_rate=cfg.sample_rate,
+        recode=_recoder(model.autoencoder),
+        history=Path(cfg.exp_dir) / "metrics.jsonl",
+        title=f"Unisono: {Path(cfg.exp_dir).name}",
+        workers=cfg.num_workers,
+    )
+    return output_dir / "report.html"
+
+
+def _item(dataset: Any, index: int, generated: dict[tuple[str, str], dict[str, Any]], inference_dir: Path) -> Any:
+    from unisono.evaluation.runner import EvaluationItem
+
+    record = dataset.items[index]
+    audio_id = record.record["audio_id"]
+    made = generated.get((dataset.task, audio_id), {})
+    true_duration_s = float(dataset.durations_s[index]) if dataset.targets is not None else None
+    shown = ("seed", "num_steps", "guidance_scale", "solver", "weights", "seconds")
+    return EvaluationItem(
+        audio_id=audio_id,
+        task=dataset.task,
+        instruction=made.get("instruction", ""),
+        content_text=dataset.describe(record),
+        # An item that was not generated is measured as missing, never left out.
+        generated=inference_dir / made.get("audio", f"{dataset.task}/{audio_id}.wav"),
+        reference=dataset.targets[index] if dataset.targets is not None else None,
+        input_audio=record.file("noisy_audio") if "noisy_audio" in record.record else None,
+        predicted_duration_s=made.get("duration_s"),
+        true_duration_s=true_duration_s,
+        details={**record.record, **{key: made[key] for key in shown if key in made}},
+    )
+
+
+def _recoder(autoencoder: Any) -> Callable[[np.ndarray], np.ndarray]:
+    """Waveform through the autoencoder and back: the ceiling of what the model can reach."""
+    import torch
+
+    def recode(waveform: np.ndarray) -> np.ndarray:
+        samples = torch.from_numpy(waveform)[None]
+        latent, lengths = autoencoder.encode(samples, torch.tensor([samples.shape[1]]))
+        return autoencoder.decode(latent, lengths)[0, : len(waveform)].numpy()
+
+    return recode

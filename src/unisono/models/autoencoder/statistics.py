@@ -1,0 +1,46 @@
+"""Normalisation statistics of a latent, from audio."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import yaml
+from omegaconf import OmegaConf
+from tqdm import tqdm
+
+from unisono.audio import read_audio
+from unisono.config import compose
+from unisono.data.manifest import load_manifest
+from unisono.models.autoencoder.base import Autoencoder
+
+
+def channel_statistics(autoencoder: Autoencoder, paths: Sequence[Path]) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation per channel over all frames of the files, each file weighing its length."""
+    total = torch.zeros(autoencoder.latent_dim, dtype=torch.float64)
+    squares, frames = torch.zeros_like(total), 0
+    for path in tqdm(paths, unit="file", desc="statistics", dynamic_ncols=True):
+        waveform = torch.from_numpy(read_audio(path, autoencoder.sample_rate))[None]
+        latent = autoencoder.encode(waveform, torch.tensor([waveform.shape[1]]))[0][0].double()
+        total += latent.sum(0)
+        squares += (latent**2).sum(0)
+        frames += latent.shape[0]
+    mean = total / frames
+    std = (squares / frames - mean**2).clamp_min(1e-8).sqrt()
+    return mean.tolist(), std.tolist()
+
+
+def write_statistics(manifests: Sequence[Path], output: Path, overrides: Sequence[str] = ()) -> Path:
+    """Write the configured autoencoder's ``mean`` and ``std`` as YAML, to be put into its config."""
+    from hydra.utils import instantiate
+
+    cfg = compose("default", ["model.autoencoder.mean=0.0", "model.autoencoder.std=1.0", *overrides])
+    autoencoder = instantiate(cfg.model.autoencoder)
+    paths = [record.file("audio") for manifest in manifests for record in load_manifest(manifest).values()]
+    mean, std = channel_statistics(autoencoder, paths)
+    settings = OmegaConf.to_container(cfg.model.autoencoder, resolve=True)
+    assert isinstance(settings, dict)
+    settings |= {"mean": [round(v, 3) for v in mean], "std": [round(v, 3) for v in std]}
+    output.write_text(yaml.safe_dump(settings, sort_keys=False, default_flow_style=None, width=120), encoding="utf-8")
+    return output

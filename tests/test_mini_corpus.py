@@ -1,0 +1,317 @@
+"""The mini corpus: sentences, items, and building that survives kills and company."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from unisono.audio import read_audio
+from unisono.data.degrade import active_power
+from unisono.data.manifest import load_manifest
+from unisono.data.mini import corpus
+from unisono.data.mini.corpus import SPEAKERS, build_mini_corpus
+from unisono.data.mini.sentences import MAX_WORDS, MIN_WORDS, draw_sentences, make_sentence, split_of
+from unisono.errors import UserError
+from unisono.text.phonemes import check_phonemes
+
+SPLITS = ("train", "val", "test")
+SMALL = {"num_text_to_audio": (4, 2, 2), "num_text_to_speech": (7, 2, 2), "num_speech_enhancement": (9, 2, 3)}
+TINY = {"num_text_to_audio": (0, 0, 0), "num_text_to_speech": (1, 1, 1), "num_speech_enhancement": (1, 0, 0)}
+
+
+def digests(root: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(root.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory) -> Path:
+    return build_mini_corpus(tmp_path_factory.mktemp("mini") / "corpus", **SMALL, workers=1, progress=False)
+
+
+# ---------------------------------------------------------------------------------------------- sentences
+
+
+def test_sentences_belong_to_their_split_and_have_the_right_length():
+    drawn = {split: draw_sentences(np.random.default_rng(7), split, 500) for split in SPLITS}
+    for split, sentences in drawn.items():
+        assert len(set(sentences)) == 500
+        assert {split_of(sentence) for sentence in sentences} == {split}
+        assert all(MIN_WORDS <= len(sentence.split()) <= MAX_WORDS for sentence in sentences)
+        assert all(sentence[0].isupper() and sentence[-1] in ".?!" for sentence in sentences)
+        assert not any("{" in sentence or "_" in sentence for sentence in sentences)
+    # Whatever the seed: a sentence of the test split is never one of training.
+    others = set(draw_sentences(np.random.default_rng(8), "train", 3000))
+    assert not others & (set(drawn["test"]) | set(drawn["val"]))
+    words = {word.strip(".,?!").lower() for sentence in others for word in sentence.split()}
+    assert len(words) > 400
+
+
+def test_longer_list_begins_with_the_shorter():
+    few, many = (draw_sentences(np.random.default_rng(3), "val", count) for count in (5, 50))
+    assert many[:5] == few
+
+
+def test_articles_agree():
+    sentences = " ".join(draw_sentences(np.random.default_rng(0), "train", 2000))
+    assert " a a" not in sentences.lower()
+    assert " a o" not in sentences.lower()
+    assert "an apple" in sentences
+
+
+def test_unknown_split_is_refused():
+    with pytest.raises(UserError, match="choose one of train, val, test"):
+        make_sentence(np.random.default_rng(0), "dev")
+
+
+# ---------------------------------------------------------------------------------------------- contents
+
+
+def test_manifests_load_and_every_file_exists(small):
+    for task, counts in zip(corpus.TASKS, SMALL.values(), strict=True):
+        for split, count in zip(SPLITS, counts, strict=True):
+            content = load_manifest(small / task / split / "content.jsonl")
+            audio = load_manifest(small / task / split / "audio.jsonl")
+            assert list(content) == list(audio)
+            assert len(audio) == count
+            for fields in audio.values():
+                waveform = read_audio(fields.file("audio"), 24_000)
+                assert fields.seconds("duration_s") == pytest.approx(len(waveform) / 24_000, abs=1e-5)
+                assert np.abs(waveform).max() > 0.01
+    referenced = {
+        fields.file(name)
+        for task in corpus.TASKS
+        for split in SPLITS
+        for manifest, name in (("audio.jsonl", "audio"), ("content.jsonl", "noisy_audio"))
+        for fields in load_manifest(small / task / split / manifest).values()
+        if name in fields.record
+    }
+    assert referenced == {path for path in small.rglob("*.flac")}
+
+
+def test_scenes_have_captions_and_events(small):
+    captions = {}
+    for split in SPLITS:
+        lines = load_manifest(small / "text_to_audio" / split / "content.jsonl").values()
+        captions[split] = {line.text("caption") for line in lines}
+        assert all(line.record["events"] and isinstance(line.record["events"][0], dict) for line in lines)
+    assert not captions["train"] & (captions["val"] | captions["test"])
+    assert len(captions["test"]) == 2
+
+
+def test_speech_durations_sum_to_the_recording(small):
+    speakers = set()
+    for split in SPLITS:
+        audio = load_manifest(small / "text_to_speech" / split / "audio.jsonl")
+        for audio_id, fields in load_manifest(small / "text_to_speech" / split / "content.jsonl").items():
+            phonemes, durations_s = fields.symbols("phonemes"), fields.durations("durations_s")
+            check_phonemes(phonemes, fields.where)
+            assert len(phonemes) == len(durations_s)
+            samples = len(read_audio(audio[audio_id].file("audio"), 24_000))
+            assert sum(durations_s) == pytest.approx(samples / 24_000, abs=1 / 24_000)
+            assert split_of(fields.text("text")) == split
+            speakers.add(fields.text("speaker"))
+    assert speakers == set(SPEAKERS)
+
+
+def test_noise_is_as_loud_as_recorded(small):
+    """What enhancement adds to dry items has the recorded ratio; the target is a recording of text_to_speech."""
+    dry = 0
+    for split in SPLITS:
+        audio = load_manifest(small / "speech_enhancement" / split / "audio.jsonl")
+        for audio_id, fields in load_manifest(small / "speech_enhancement" / split / "content.jsonl").items():
+            clean = read_audio(audio[audio_id].file("audio"), 24_000).astype(float)
+            noisy = read_audio(fields.file("noisy_audio"), 24_000).astype(float) / 10 ** (fields.record["gain_db"] / 20)
+            assert audio[audio_id].file("audio").parent == small / "text_to_speech" / "audio"
+            assert len(noisy) == len(clean)
+            assert 0 <= fields.record["snr_db"] <= 15
+            if fields.record["rt60_s"] is None:
+                snr_db = 10 * np.log10(active_power(clean) / np.mean((noisy - clean) ** 2))
+                assert snr_db == pytest.approx(fields.record["snr_db"], abs=0.1)
+                dry += 1
+    assert 0 < dry < 14
+
+
+def test_summary_says_what_was_built(small):
+    summary = json.loads((small / "corpus.json").read_text())
+    assert summary["seed"] == 0
+    assert summary["counts"]["text_to_speech"] == {"train": 7, "val": 2, "test": 2}
+    assert summary["license"] == "CC0-1.0"
+    assert summary["clips"] == sum(sum(counts) for counts in SMALL.values())
+    assert 0 < summary["minutes"]["text_to_speech"] < summary["minutes"]["total"]
+
+
+# ---------------------------------------------------------------------------------------------- building
+
+
+def test_two_workers_build_the_same_bytes(small, tmp_path):
+    again = build_mini_corpus(tmp_path / "corpus", **SMALL, workers=2, progress=False)
+    assert digests(again) == digests(small)
+    assert os.listdir(tmp_path) == ["corpus"]
+
+
+def test_fewer_items_are_the_first_of_more(small, tmp_path):
+    fewer = {"num_text_to_audio": (0, 0, 0), "num_text_to_speech": (2, 1, 0), "num_speech_enhancement": (2, 1, 0)}
+    root = build_mini_corpus(tmp_path / "corpus", **fewer, workers=1, progress=False)
+    of_small = digests(small)
+    flacs = {name: value for name, value in digests(root).items() if name.endswith(".flac")}
+    assert len(flacs) == 6
+    assert flacs.items() <= of_small.items()
+    assert not (root / "text_to_audio").exists()
+
+
+def test_another_seed_is_another_corpus(tmp_path):
+    first, second = (
+        build_mini_corpus(tmp_path / str(seed), seed=seed, **TINY, workers=1, progress=False) for seed in (0, 1)
+    )
+    assert not set(digests(first).values()) & set(digests(second).values())
+
+
+def test_second_call_returns_at_once_and_others_are_refused(tmp_path, monkeypatch):
+    out = tmp_path / "corpus"
+    built = build_mini_corpus(out, **TINY, workers=1, progress=False)
+    before = digests(built)
+    monkeypatch.setattr(corpus, "_make_items", lambda *_: pytest.fail("built again"))
+    assert build_mini_corpus(out, **TINY, workers=4, overwrite=True) == built
+    with pytest.raises(UserError, match=r"seed 0 \(asked for: 1\).*overwrite=True"):
+        build_mini_corpus(out, seed=1, **TINY)
+    assert digests(built) == before
+    monkeypatch.undo()
+    build_mini_corpus(out, seed=1, **TINY, workers=1, overwrite=True, progress=False)
+    assert json.loads((out / "corpus.json").read_text())["seed"] == 1
+    assert os.listdir(tmp_path) == ["corpus"]
+
+
+def test_failed_build_keeps_the_old_corpus(tmp_path, monkeypatch):
+    out = build_mini_corpus(tmp_path / "corpus", **TINY, workers=1, progress=False)
+    before = digests(out)
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(corpus, "make_item", fail)
+    with pytest.raises(OSError, match="disk full"):
+        build_mini_corpus(out, seed=1, **TINY, workers=1, overwrite=True, progress=False)
+    assert digests(out) == before
+
+
+def test_stale_folders_of_a_killed_build_are_removed(tmp_path):
+    for name in (".corpus.partial", ".corpus.old"):
+        (tmp_path / name / "text_to_speech").mkdir(parents=True)
+        (tmp_path / name / "text_to_speech" / "junk.flac").write_text("half")
+    (tmp_path / ".corpus.lock").touch()
+    out = build_mini_corpus(tmp_path / "corpus", **TINY, workers=1, progress=False)
+    assert os.listdir(tmp_path) == ["corpus"]
+    assert not list(out.rglob("junk*"))
+
+
+def test_concurrent_builds_of_one_folder_share_the_work(tmp_path, monkeypatch):
+    calls, original = [], corpus._make_items
+    monkeypatch.setattr(corpus, "_make_items", lambda *a: calls.append(1) or time.sleep(0.2) or original(*a))
+    results = []
+    threads = [
+        threading.Thread(
+            target=lambda: results.append(build_mini_corpus(tmp_path / "c", **TINY, workers=1, progress=False))
+        )
+        for _ in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == [tmp_path / "c"] * 3
+    assert len(calls) == 1
+    assert os.listdir(tmp_path) == ["c"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_text_to_audio": (1, 2)}, "num_text_to_audio is"),
+        ({"num_text_to_speech": (1, -2, 0)}, "three whole numbers"),
+        ({"num_text_to_speech": (0, 1, 1)}, "asks for 1 items in train"),
+        ({"num_text_to_speech": (0, 0, 0), "num_speech_enhancement": (0, 0, 0)}, "at least one item"),
+        ({"seed": -1}, "seed is -1"),
+        ({"seed": 1.5}, "seed is 1.5"),
+        ({"workers": 0}, "workers is 0"),
+    ],
+)
+def test_bad_settings_are_explained(tmp_path, arguments, message):
+    with pytest.raises(UserError, match=message):
+        build_mini_corpus(tmp_path / "corpus", **{**TINY, **arguments}, progress=False)
+    assert os.listdir(tmp_path) == []
+
+
+def test_foreign_folders_are_left_alone(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("years of work")
+    with pytest.raises(UserError, match="not a mini corpus"):
+        build_mini_corpus(tmp_path / "mine", **TINY, overwrite=True)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "corpus.json").write_text("[1]")
+    with pytest.raises(UserError, match="not the summary of a mini corpus"):
+        build_mini_corpus(tmp_path / "other", **TINY, overwrite=True)
+    (tmp_path / "file").write_text("text")
+    with pytest.raises(UserError, match="not a mini corpus"):
+        build_mini_corpus(tmp_path / "file", **TINY, overwrite=True)
+    assert sorted(os.listdir(tmp_path)) == ["file", "mine", "other"]
+    assert (tmp_path / "mine" / "thesis.tex").read_text() == "years of work"
+
+
+def test_captions_are_drawn_again_until_they_differ(tmp_path, monkeypatch):
+    """With five captions in all, two test and two val items take four and training is left with the fifth."""
+
+    def make_scene(rng, split):
+        waveform = 0.1 * rng.standard_normal(240).astype(np.float32)
+        return SimpleNamespace(caption=f"sound {rng.integers(5)}", waveform=waveform, events=())
+
+    monkeypatch.setitem(sys.modules, "unisono.data.mini.scenes", SimpleNamespace(make_scene=make_scene))
+    monkeypatch.setattr(corpus, "_MAX_ATTEMPTS", 200)
+    speechless = {**TINY, "num_text_to_speech": (0, 0, 0), "num_speech_enhancement": (0, 0, 0)}
+    counts = {**speechless, "num_text_to_audio": (3, 2, 2)}
+    root = build_mini_corpus(tmp_path / "c", **counts, workers=1, progress=False)
+    captions = {
+        split: [f.text("caption") for f in load_manifest(root / "text_to_audio" / split / "content.jsonl").values()]
+        for split in SPLITS
+    }
+    assert len({*captions["test"], *captions["val"]}) == 4
+    assert len(set(captions["train"])) == 1
+    assert not set(captions["train"]) & {*captions["test"], *captions["val"]}
+    with pytest.raises(UserError, match="ask for fewer items"):
+        build_mini_corpus(tmp_path / "d", **{**speechless, "num_text_to_audio": (3, 3, 3)}, workers=1, progress=False)
+    assert not (tmp_path / "d").exists()
+
+
+@pytest.mark.slow
+def test_killed_build_can_be_started_again(tmp_path, small):
+    code = (
+        "from unisono.data.mini.corpus import build_mini_corpus\n"
+        "if __name__ == '__main__':\n"
+        f"    build_mini_corpus({str(tmp_path / 'corpus')!r}, num_text_to_audio=(0, 0, 0), workers=2, progress=False)\n"
+    )
+    script = tmp_path / "build.py"
+    script.write_text(code)
+    process = subprocess.Popen([sys.executable, str(script)])
+    partial = tmp_path / ".corpus.partial"
+    deadline = time.monotonic() + 60
+    while len(list(partial.rglob("*.flac"))) < 5 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert partial.exists()
+    assert not (tmp_path / "corpus").exists()
+    root = build_mini_corpus(tmp_path / "corpus", **SMALL, workers=2, progress=False)
+    assert digests(root) == digests(small)
+    assert sorted(os.listdir(tmp_path)) == ["build.py", "corpus"]
