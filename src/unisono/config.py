@@ -94,7 +94,7 @@ def hydra_entry(config_name: str) -> Callable[[Callable[[DictConfig], None]], Ca
 
             def guarded(cfg: DictConfig) -> None:
                 try:
-                    body(cfg)
+                    body(resolved(cfg))
                 except UserError as error:
                     if os.environ.get("HYDRA_FULL_ERROR"):
                         raise
@@ -109,10 +109,17 @@ def hydra_entry(config_name: str) -> Callable[[Callable[[DictConfig], None]], Ca
     return decorate
 
 
+def resolved(cfg: DictConfig) -> DictConfig:
+    """A copy without interpolations: what is run is what is saved, and a dangling reference fails here."""
+    plain = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
+    assert isinstance(plain, DictConfig)
+    return plain
+
+
 def compose(config_name: str, overrides: Sequence[str] = ()) -> DictConfig:
     """Compose a config of the project's tree from Python (tests, notebooks)."""
     import hydra
 
     register_omegaconf_resolvers()
     with hydra.initialize_config_dir(version_base="1.3", config_dir=str(config_dir())):
-        return hydra.compose(config_name, overrides=list(overrides))
+        return resolved(hydra.compose(config_name, overrides=list(overrides)))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import unisono
-from unisono.evaluation.metric import MODEL, MetricCard, MetricFailure, NotApplicable, Sample
+from unisono.evaluation.metric import MODEL, EvaluationItem, MetricCard, MetricFailure, NotApplicable, Sample
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class DurationError:
             decimals=3 if in_seconds else 1,
         )
 
-    def applies_to(self, task: str) -> bool:
+    def applies_to(self, item: EvaluationItem) -> bool:
         return True
 
     def missing_library(self) -> str | None:

@@ -10,7 +10,7 @@ import scipy.signal
 
 import unisono
 from unisono.evaluation.mel import MelFrontEnd
-from unisono.evaluation.metric import MetricCard, MetricFailure, NotApplicable, Sample, reference_of
+from unisono.evaluation.metric import EvaluationItem, MetricCard, MetricFailure, NotApplicable, Sample, reference_of
 
 _BELOW_PEAK_DB = 45.0
 _RISE_DB = 9.0
@@ -73,16 +73,14 @@ class EventCountError:
             "(overlapping or rustling events) it is not applicable. Counts events, whatever they sound like.",
         )
 
-    def applies_to(self, task: str) -> bool:
-        return task == "text_to_audio"
+    def applies_to(self, item: EvaluationItem) -> bool:
+        return item.task == "text_to_audio" and item.details.get("events") is not None
 
     def missing_library(self) -> str | None:
         return None
 
     def __call__(self, sample: Sample) -> float:
-        events = sample.item.details.get("events")
-        if events is None:
-            raise NotApplicable("the item lists no events")
+        events = sample.item.details["events"]
         if not isinstance(events, list | tuple):
             raise MetricFailure(f"details['events'] is a {type(events).__name__}, not a list with one object per event")
         in_reference = count_onsets(reference_of(sample), self.front_end)

@@ -48,7 +48,7 @@ class Job:
     Attributes:
         item: what to judge.
         folder: output files of the item go to this folder within ``audio`` and ``pictures`` of ``output_dir``.
-        metrics: those that apply to the item's task and whose libraries are installed.
+        metrics: those that apply to the item and whose libraries are installed.
         coded: the reference through the autoencoder, or None if that row is not wanted.
         with_statistics: also return the mel statistics that retrieval needs.
     """
@@ -85,6 +85,8 @@ class ItemResult:
 
 def load(path: Path, sample_rate: int) -> Loaded:
     """Read a file at ``sample_rate``; whatever is wrong with it becomes the reason."""
+    if not path.is_file():
+        return Loaded(None, f"{path.name} {'is not a file' if path.exists() else 'does not exist'}")
     try:
         native_rate, _ = audio_info(path)
         waveform = read_audio(path, sample_rate)

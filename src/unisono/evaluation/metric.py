@@ -117,7 +117,9 @@ class Metric(Protocol):
         """False if the number comes from the item's other fields, so that it exists without any audio."""
         ...
 
-    def applies_to(self, task: str) -> bool: ...
+    def applies_to(self, item: EvaluationItem) -> bool:
+        """Whether the item gets this metric at all, by its task and what is known about it."""
+        ...
 
     def missing_library(self) -> str | None:
         """Name of the optional library that is not installed, or None."""

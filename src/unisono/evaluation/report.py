@@ -79,6 +79,7 @@ class ItemView:
     duration: str
     details: list[tuple[str, str]]
     problems: list[str]
+    failed: bool
     sort_values: dict[str, float | None]
 
 
@@ -124,9 +125,7 @@ def write_report(
         frequency_ticks=frequency_ticks(summary.sample_rate),
         cards=list(summary.cards.values()),
         unavailable=summary.unavailable,
-        failures=summary.failures,
-        row_titles=ROW_TITLES,
-        task_title=task_title,
+        failures=grouped_failures(summary),
         geometry=curves,
         css=(package / "report.css").read_text(encoding="utf-8"),
         js=(package / "report.js").read_text(encoding="utf-8"),
@@ -193,7 +192,7 @@ def task_view(
         title=task_title(task),
         anchor=f"task-{number}",
         n_items=of_task.items,
-        n_failed=sum(bool(view.problems) for view in views),
+        n_failed=sum(view.failed for view in views),
         columns=columns,
         rows=mean_rows(of_task, columns),
         has_best=bool(of_task.best),
@@ -247,18 +246,32 @@ def item_view(
         duration=duration_text(item),
         details=[(key, detail_text(value)) for key, value in item.details.items() if key not in shared],
         problems=problems_of(result),
+        failed=any(o.status == "failed" for by_metric in result.outcomes.values() for o in by_metric.values()),
         sort_values={name: o.value for name, o in of_model.items() if o.status != "not_applicable"},
     )
 
 
 def problems_of(result: ItemResult) -> list[str]:
-    """Why numbers are missing: one line per row and reason, with the metrics it costs."""
+    """Why numbers are missing, where the players do not say it already: a line per row and reason, with the metrics."""
+    told = {(row, clip.problem) for row, clip in result.clips.items()}
+    told |= {
+        (row, f"reference: {result.clips['reference'].problem}") for row in result.clips if "reference" in result.clips
+    }
     grouped: dict[tuple[str, str], list[str]] = {}
     for row, by_metric in result.outcomes.items():
         for name, outcome in by_metric.items():
-            if outcome.status == "failed":
+            if outcome.status == "failed" and (row, outcome.reason) not in told:
                 grouped.setdefault((row, outcome.reason), []).append(name)
     return [f"{ROW_TITLES[row]}: {reason} ({', '.join(names)})" for (row, reason), names in grouped.items()]
+
+
+def grouped_failures(summary: Summary) -> list[tuple[str, str, str, str, str]]:
+    """Item, task, row, metrics and reason: one line for all the metrics that one reason costs."""
+    grouped: dict[tuple[str, str, str, str], list[str]] = {}
+    for failure in summary.failures:
+        key = (failure.audio_id, task_title(failure.task), ROW_TITLES[failure.row], failure.reason)
+        grouped.setdefault(key, []).append(failure.metric)
+    return [(item, task, row, ", ".join(metrics), reason) for (item, task, row, reason), metrics in grouped.items()]
 
 
 def fixed(value: float, decimals: int) -> str:
@@ -298,7 +311,8 @@ def duration_text(item: EvaluationItem) -> str:
     if true_s is not None:
         parts.append(f"true {true_s:.2f} s")
     if predicted_s is not None and true_s:
-        parts.append(f"{100.0 * (predicted_s - true_s) / true_s:+.1f} %")
+        percent = fixed(100.0 * (predicted_s - true_s) / true_s, 1)
+        parts.append(f"{percent} %" if predicted_s <= true_s else f"+{percent} %")
     return " · ".join(parts)
 
 

@@ -62,8 +62,8 @@ def evaluate(
             this process once per reference. None leaves that row out.
         history: the run's metrics.jsonl, for the loss curves.
         title: heading of the report.
-        workers: processes to spawn; None means one per CPU core (at most 16), 0 measures in this process. With workers
-            the calling script needs the usual ``if __name__ == "__main__":`` guard.
+        workers: processes to spawn; None means one per CPU core but one, at most 16; 0 measures in this process. With
+            workers the calling script needs the usual ``if __name__ == "__main__":`` guard.
         progress: show a progress bar.
         facts: more lines for the report's "run" table, such as checkpoint or git revision.
 
@@ -72,11 +72,13 @@ def evaluate(
     """
     check_items(items)
     if workers is not None and workers < 0:
-        raise UserError(f"workers is {workers}; use 0 (no extra process), a positive number, or none for one per core")
+        raise UserError(
+            f"workers is {workers}; use 0 (no extra process), a positive number, or none for one per core but one"
+        )
     output_dir = Path(output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
     metrics = default_metrics(sample_rate)
-    unavailable, available = split_by_library(metrics, {item.task for item in items})
+    unavailable, available = split_by_library(metrics, items)
 
     jobs = make_jobs(items, output_dir, sample_rate, available, recode)
     results = run_jobs(jobs, len(items), worker_count(workers, len(items)), progress)
@@ -115,14 +117,14 @@ def check_items(items: Sequence[EvaluationItem]) -> None:
         seen.add(key)
 
 
-def split_by_library(metrics: Iterable[Metric], tasks: set[str]) -> tuple[dict[str, str], list[Metric]]:
-    """Metrics that cannot run here (name -> reason; only those some task wants), and those that can."""
+def split_by_library(metrics: Iterable[Metric], items: Sequence[EvaluationItem]) -> tuple[dict[str, str], list[Metric]]:
+    """Metrics that cannot run here (name -> reason; only those some item wants), and those that can."""
     unavailable, available = {}, []
     for metric in metrics:
         library = metric.missing_library()
         if library is None:
             available.append(metric)
-        elif any(metric.applies_to(task) for task in tasks):
+        elif any(metric.applies_to(item) for item in items):
             unavailable[metric.card.name] = f"{library} is not installed: {_EVAL_EXTRA}"
     return unavailable, available
 
@@ -130,7 +132,8 @@ def split_by_library(metrics: Iterable[Metric], tasks: set[str]) -> tuple[dict[s
 def worker_count(workers: int | None, n_items: int) -> int:
     if workers is None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        workers = min(cores, MAX_WORKERS)
+        # One core stays for this process, which codes the references: torch's threads spin when they have to share.
+        workers = min(max(1, cores - 1), MAX_WORKERS)
     return min(workers, n_items)
 
 
@@ -173,13 +176,17 @@ def make_jobs(
     for item, folder in zip(items, folder_names(items), strict=True):
         coded = None
         if recode is not None and item.reference is not None:
-            coded = code_reference(load(item.reference, sample_rate), recode)
+            try:
+                coded = code_reference(load(item.reference, sample_rate), recode)
+            except Exception as error:
+                error.add_note(f"while coding the reference of {item.task} {item.audio_id!r}")
+                raise
         yield Job(
             item=item,
             folder=folder,
             output_dir=output_dir,
             sample_rate=sample_rate,
-            metrics=tuple(metric for metric in metrics if metric.applies_to(item.task)),
+            metrics=tuple(metric for metric in metrics if metric.applies_to(item)),
             coded=coded,
             with_statistics=item.task in retrieval.TASKS,
         )

@@ -13,6 +13,7 @@ import unisono
 from unisono.evaluation.mel import MelFrontEnd, power_spectrogram, to_db
 from unisono.evaluation.metric import (
     FRAME_LOCKED_TASKS,
+    EvaluationItem,
     MetricCard,
     MetricFailure,
     Sample,
@@ -70,8 +71,8 @@ class MelDistance:
             note="Hears level and timbre, not phase. A shift by more than a frame counts as a difference.",
         )
 
-    def applies_to(self, task: str) -> bool:
-        return task in FRAME_LOCKED_TASKS
+    def applies_to(self, item: EvaluationItem) -> bool:
+        return item.task in FRAME_LOCKED_TASKS
 
     def missing_library(self) -> str | None:
         return None
@@ -106,8 +107,8 @@ class MelDistanceDtw:
             note="Blind to timing, which the warp makes good; do not compare it with a frame-by-frame distance.",
         )
 
-    def applies_to(self, task: str) -> bool:
-        return task not in FRAME_LOCKED_TASKS
+    def applies_to(self, item: EvaluationItem) -> bool:
+        return item.task not in FRAME_LOCKED_TASKS
 
     def missing_library(self) -> str | None:
         return None
@@ -152,8 +153,8 @@ class LogSpectralDistance:
             "Other papers' LSD differs by window, eps and log base; do not compare.",
         )
 
-    def applies_to(self, task: str) -> bool:
-        return task in FRAME_LOCKED_TASKS
+    def applies_to(self, item: EvaluationItem) -> bool:
+        return item.task in FRAME_LOCKED_TASKS
 
     def missing_library(self) -> str | None:
         return None

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from unisono.evaluation.metric import (
+    EvaluationItem,
     MetricCard,
     MetricFailure,
     Sample,
@@ -52,8 +53,8 @@ class SiSdr:
             "low or negative values for speech that sounds right. The row of the coded reference is the ceiling.",
         )
 
-    def applies_to(self, task: str) -> bool:
-        return task in _TASKS
+    def applies_to(self, item: EvaluationItem) -> bool:
+        return item.task in _TASKS
 
     def missing_library(self) -> str | None:
         return missing("torchmetrics")
@@ -105,8 +106,8 @@ class Stoi:
             decimals=3,
         )
 
-    def applies_to(self, task: str) -> bool:
-        return task in _TASKS
+    def applies_to(self, item: EvaluationItem) -> bool:
+        return item.task in _TASKS
 
     def missing_library(self) -> str | None:
         return missing("pystoi")

@@ -29,6 +29,28 @@ def rotate(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
     return (x * cos + torch.cat([-second, first], dim=-1) * sin).to(x.dtype)
 
 
+class PositionEmbedding(nn.Module):
+    """Where a frame lies in its clip: sinusoids of the frames since the start and until the end, projected.
+
+    Rotary attention sees distances only. A clip made from a caption alone has no frame that differs from another
+    before the noise, so the network could find its start and end by the attention window's edge at best.
+    """
+
+    def __init__(self, dim: int, frequencies: int = 16) -> None:
+        super().__init__()
+        self.frequencies = frequencies
+        self.project = nn.Linear(4 * frequencies, dim)
+
+    def forward(self, mask: Tensor) -> Tensor:
+        """``mask (B, T)`` -> ``(B, T, D)``."""
+        since = mask.cumsum(dim=1).float() - 1
+        until = mask.sum(dim=1, keepdim=True) - 1 - since
+        # Periods from 4 to about 4000 frames.
+        frequency = 2 * math.pi / 4 * 1000 ** (-torch.arange(self.frequencies, device=mask.device) / self.frequencies)
+        angle = torch.stack([since, until], dim=-1)[..., None] * frequency
+        return self.project(torch.cat([angle.sin(), angle.cos()], dim=-1).flatten(2))
+
+
 class Attention(nn.Module):
     """Multi-head attention with layer-normalised queries and keys per head (Dehghani et al. 2023, section 2).
 

@@ -99,8 +99,9 @@ class AlignmentLimits:
     of another prompt, with words missing at the beginning, middle or end, or with words added.
 
     Attributes:
-        min_score_per_frame: over all speech. Right words gave -4 to -27 (three single words
-            less), wrong words -29 to -79.
+        min_score_per_frame: over all speech. Right words gave -4 to -27 (three single words less), wrong words -29 to
+            -79. Other voices and synthetic speech score lower, hence the wide default; a corpus of one voice may ask
+            for more.
         min_word_score: mean score per frame of the worst word; finds a single wrong word in a long text.
         max_silence_s: longest stretch without a phone. A transcript that stops early leaves one at the end.
         max_loud_silence_s: longest time within one such stretch that is nearly as loud as the speech.
@@ -110,7 +111,7 @@ class AlignmentLimits:
             recording is squeezed into it.
     """
 
-    min_score_per_frame: float = -32.0
+    min_score_per_frame: float = -42.0
     min_word_score: float = -90.0
     max_silence_s: float = 1.0
     max_loud_silence_s: float = 0.2

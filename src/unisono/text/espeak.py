@@ -267,7 +267,7 @@ def _run(text: str, full_voice: str, rate_wpm: int, pitch: int) -> tuple[np.ndar
 
 def _units(pcm: np.ndarray, events: list[tuple[str, int]], sample_rate: int, where: str) -> list[tuple[str, int]]:
     """``[(phoneme, samples)]`` covering the whole waveform."""
-    symbols = [symbol.replace("ˈ", "").replace("ˌ", "").replace(":", "ː") or SILENCE for symbol, _ in events]
+    symbols = [_normalised(symbol) for symbol, _ in events]
     switched = [symbol for symbol in symbols if symbol.startswith("(")]
     if switched:
         raise UserError(f"{where}: a part is read as another language {switched[0]}; spell it in Latin letters")
@@ -282,6 +282,11 @@ def _units(pcm: np.ndarray, events: list[tuple[str, int]], sample_rate: int, whe
     energy = np.cumsum(np.append(0.0, pcm.astype(np.float64) ** 2))
     spans = _place_late_liquids(_drop_false_pauses(spans, energy), energy)
     return _join(spans, round(MIN_PAUSE_S * sample_rate))
+
+
+def _normalised(symbol: str) -> str:
+    """An event's name without stress, with IPA's length mark once; pauses have no name."""
+    return symbol.replace("ˈ", "").replace("ˌ", "").replace(":", "ː").replace("ːː", "ː") or SILENCE
 
 
 def _is_quiet(energy: np.ndarray, start: int, end: int) -> bool:

@@ -1,9 +1,9 @@
 """The phoneme inventory: one fixed tuple of IPA symbols, shared by manifests, models and speech synthesis.
 
 It holds what eSpeak NG says for its English voices (American, British, Scottish, Caribbean, New York, Lancaster, West
-Midlands, Received Pronunciation; collected from 12 000 dictionary words a voice) and the IPA values of ARPAbet. Stress
-marks are not part of a symbol. A model stores the inventory it was trained with, so symbols may be added at the end,
-never reordered.
+Midlands, Received Pronunciation; collected from the 126 000 words of the CMU dictionary) and the IPA values of ARPAbet.
+Stress marks are not part of a symbol. A model stores the inventory it was trained with, so symbols may be added at the
+end, never reordered.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from unisono.errors import UserError
 
 SILENCE = "_"
 
-_CONSONANTS = "b d dʒ f h j k l m n n̩ p r s t tʃ t̪ v w x z ð ŋ ɡ ɹ ɾ ʃ ʍ ʒ ʔ ʲ θ"
-_VOWELS = "a aː aa e eː i iː o oː æ ɐ ɑː ɒ ɔ ɔː ə ɚ ɛ ɜ ɜː ɪ uː ʉ ʉː ʊ ʌ ᵻ"
+_CONSONANTS = "b d dʒ f h j k l m n nʲ n̩ p r s t tʃ t̪ v w x z ð ŋ ɡ ɡʲ ɬ ɲ ɹ ɾ ʃ ʍ ʒ ʔ ʲ θ"
+_VOWELS = "a aː aa e eː i iː o oː æ ɐ ɑː ɑ̃ ɒ ɔ ɔː ɔ̃ ə ɚ ɛ ɛː ɜ ɜː ɪ uː ʉ ʉː ʊ ʌ ᵻ"
 _DIPHTHONGS = "aɪ aʊ ei eə eɪ iə oə oɪ oʊ æʊ ɑə ɔə ɔɪ əu əɪ əʊ ɛə ʊə ʌʉ ʌʊ aɪə"
 _WITH_LIQUID = "aɪɚ ɑːɹ ɔːɹ əɹ əl ɛɹ ɪɹ ʉɹ ʊɹ ʌɹ"
 

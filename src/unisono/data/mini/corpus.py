@@ -14,6 +14,7 @@ import logging
 import multiprocessing
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
@@ -89,9 +90,13 @@ def build_mini_corpus(
                 logger.info("removing %s, left by a build that was cut short", stale)
                 shutil.rmtree(stale)
         partial.mkdir()
-        items = _make_items(_plan(partial, seed, counts), workers or _default_workers(), progress)
-        _write_manifests(partial, items, counts)
-        _write_summary(partial, items, settings)
+        try:
+            items = _make_items(_plan(partial, seed, counts), workers or _default_workers(), progress)
+            _write_manifests(partial, items, counts)
+            _write_summary(partial, items, settings)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
         if out.exists():
             os.replace(out, old)
         os.replace(partial, out)
@@ -251,7 +256,8 @@ def _make_items(jobs: list[Job], workers: int, progress: bool) -> list[Item]:
         if workers > 1:
             # Spawned, not forked: the caller may have threads or a GPU context.
             context = multiprocessing.get_context("spawn")
-            pool = stack.enter_context(ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context))
+            pool = ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context, initializer=_end_with_parent)
+            stack.enter_context(pool)
         bar = stack.enter_context(tqdm(total=len(jobs), desc="mini corpus", unit="clip", disable=not progress))
 
         def run(some_jobs: list[Job]) -> list[Item]:
@@ -268,6 +274,18 @@ def _make_items(jobs: list[Job], workers: int, progress: bool) -> list[Item]:
             if pool is not None:
                 pool.shutdown(cancel_futures=True)
             raise
+
+
+def _end_with_parent() -> None:
+    """In a worker: end as soon as the parent does, which otherwise leaves its workers waiting for ever when killed."""
+
+    def watch() -> None:
+        parent = multiprocessing.parent_process()
+        assert parent is not None, "only a worker process watches its parent"
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _with_distinct_captions(items: list[Item], run: Callable[[list[Job]], list[Item]]) -> list[Item]:

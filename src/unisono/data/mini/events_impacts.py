@@ -62,7 +62,7 @@ def bell(rng: np.random.Generator, take: Take) -> np.ndarray:
     """A church bell: hum, prime, minor tierce, quint, nominal and upper partials; the high ones die first."""
     time_s = take.time_s()
     ratios = np.array([0.5, 1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.1, 5.4])
-    decays_s = 0.5 / (0.6 + 0.35 * ratios)
+    decays_s = 0.42 / (0.6 + 0.35 * ratios)
     amplitudes = np.array([0.5, 0.9, 0.7, 0.35, 1.0, 0.4, 0.5, 0.3, 0.2])
     prime_hz = float(vary(rng, 600 * take.pitch, 0.01))
     ring = modes(time_s, prime_hz * ratios, decays_s, amplitudes)
@@ -119,7 +119,7 @@ def pluck(rng: np.random.Generator, take: Take) -> np.ndarray:
     order = np.arange(1, 30)
     stiffness = np.sqrt(1 + 0.0002 * order**2)
     amplitudes = np.abs(np.sin(np.pi * order / float(vary(rng, 5.0, 0.05)))) / order
-    string = modes(time_s, f0_hz * order * stiffness, 0.40 / (0.7 + 0.22 * order), amplitudes)
+    string = modes(time_s, f0_hz * order * stiffness, 0.28 / (0.7 + 0.2 * order), amplitudes)
     body = modes(time_s, [105, 205], 0.05, [0.15, 0.12])
     return string + body
 

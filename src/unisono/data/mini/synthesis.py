@@ -73,9 +73,9 @@ def phase_of(frequency_hz: np.ndarray) -> np.ndarray:
 
 
 def harmonics(f0_hz: np.ndarray, gain: Callable[[np.ndarray], np.ndarray], count: int) -> np.ndarray:
-    """A harmonic stack on the contour ``f0_hz`` ``(S,)``; ``gain`` maps a partial's frequency ``(S,)`` to its amplitude.
+    """A harmonic stack on the contour ``f0_hz`` ``(S,)``.
 
-    The source falls by 6 dB per octave before ``gain``, as a sawtooth does.
+    The source falls by 6 dB per octave, as a sawtooth does, and is then weighed by ``gain(frequency_hz)``.
     """
     phase = phase_of(f0_hz)
     out = np.zeros_like(f0_hz)
@@ -120,7 +120,7 @@ def modes(
 
 
 def resonate(source: np.ndarray, frequencies_hz: ArrayLike, decays_s: ArrayLike, gains: ArrayLike) -> np.ndarray:
-    """``source`` ``(S,)`` through two-pole resonators in parallel, each ringing for ``decays_s`` and of equal peak gain."""
+    """``source`` ``(S,)`` through two-pole resonators in parallel; an impulse makes each ring at its gain."""
     out = np.zeros_like(source)
     for frequency_hz, decay_s, gain in np.broadcast(frequencies_hz, decays_s, gains):
         radius = np.exp(-1 / (decay_s * SAMPLE_RATE))

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from unisono.data.manifest import write_jsonl
 from unisono.data.prepare import debian_effects, debian_noisy, debian_report, debian_speech, packages
-from unisono.data.prepare.splits import SPLITS, assign_splits
+from unisono.data.prepare.splits import SPLITS, split_of
 from unisono.data.prepare.steps import Record, default_workers, run_step, write_json
 from unisono.data.prepare.tables import tables_fingerprint
 from unisono.errors import UserError
@@ -83,16 +85,25 @@ def prepare_debian(
     cache = Path(cache) if cache is not None else out / ".cache"
     _check_out(out, cache)
     fetched = {name: packages.fetch_package(name, cache) for name in PACKAGES}
-    _begin(run, {**recipe, "packages": {package.name: package.version for package in fetched.values()}})
-    roots = {name: packages.unpack_package(package, run.work / "unpacked") for name, package in fetched.items()}
+    with _lock(run.work):
+        _begin(run, {**recipe, "packages": {package.name: package.version for package in fetched.values()}})
+        _build(run, recipe, list(fetched.values()))
+        shutil.rmtree(run.work)
+    return out
+
+
+def _build(run: _Run, recipe: Record, fetched: list[packages.Package]) -> None:
+    # What a killed run was just writing.
+    for task_folder in ("text_to_speech/audio", "speech_enhancement/noisy", "text_to_audio/audio"):
+        for partial in (run.out / task_folder).glob(".*"):
+            partial.unlink()
+    roots = {package.name: packages.unpack_package(package, run.work / "unpacked") for package in fetched}
     debian_effects.unpack_opensfx(roots[debian_effects.OPENSFX])
 
     utterances, splits, left_out = _speech(run, roots)
     _enhancement(run, roots, utterances, splits)
     left_out += _effects(run, roots)
-    debian_report.write_report(out, recipe, list(fetched.values()), roots, left_out)
-    shutil.rmtree(run.work)
-    return out
+    debian_report.write_report(run.out, recipe, fetched, roots, left_out)
 
 
 def _speech(run: _Run, roots: dict[str, Path]) -> tuple[list[Record], dict[str, str], list[Record]]:
@@ -103,7 +114,7 @@ def _speech(run: _Run, roots: dict[str, Path]) -> tuple[list[Record], dict[str, 
     records = run.step("speech", debian_speech.prepare_prompt, jobs, "aligning speech")
     utterances = [utterance for record in records for utterance in record["utterances"]]
     left_out += [entry for record in records for entry in record["left_out"]]
-    splits = assign_splits({u["audio_id"]: ["text " + " ".join(text_to_words(u["text"]))] for u in utterances})
+    splits = {u["audio_id"]: split_of(" ".join(text_to_words(u["text"]))) for u in utterances}
     content = [
         {
             "audio_id": utterance["audio_id"],
@@ -186,7 +197,10 @@ def _is_finished(out: Path, recipe: Record) -> bool:
     """True if ``out`` holds this very corpus; another finished corpus is an error."""
     if not (out / "corpus.json").is_file():
         return False
-    made = json.loads((out / "corpus.json").read_text(encoding="utf-8"))
+    try:
+        made = dict(json.loads((out / "corpus.json").read_text(encoding="utf-8")))
+    except ValueError:
+        made = {}
     if all(made.get(key) == value for key, value in recipe.items()):
         return True
     raise UserError(
@@ -200,9 +214,21 @@ def _check_out(out: Path, cache: Path) -> None:
         raise UserError(f"{out} is a file; choose a folder")
     if (out / ".work").is_dir() or not out.exists():
         return
-    others = sorted(path.name for path in out.iterdir() if path != cache and path.name != ".cache")
+    others = sorted(path.name for path in out.iterdir() if path.resolve() != cache.resolve() and path.name != ".cache")
     if others:
         raise UserError(f"{out} holds other files ({', '.join(others[:3])}); choose a new or empty folder")
+
+
+@contextmanager
+def _lock(work: Path) -> Iterator[None]:
+    """Only one run may work in a folder; the lock ends with the process, however that ends."""
+    work.mkdir(parents=True, exist_ok=True)
+    with (work / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another run is preparing {work.parent} at this moment; wait for it, or end it") from None
+        yield
 
 
 def _begin(run: _Run, state: Record) -> None:
@@ -215,5 +241,4 @@ def _begin(run: _Run, state: Record) -> None:
                 "remove the folder or choose another"
             )
         return
-    run.work.mkdir(parents=True, exist_ok=True)
     write_json(path, state)

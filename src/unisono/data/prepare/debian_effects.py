@@ -19,7 +19,7 @@ import soundfile as sf
 import soxr
 
 from unisono.audio import write_audio
-from unisono.data.prepare.splits import assign_splits
+from unisono.data.prepare.splits import fill_splits, tied_groups
 from unisono.data.prepare.steps import Record
 from unisono.data.prepare.tables import first_match, load_table
 from unisono.errors import UserError
@@ -27,9 +27,9 @@ from unisono.errors import UserError
 EFFECT_PACKAGES = ("sonic-pi-samples", "scratch", "minetest-data", "openttd-opensfx")
 OPENSFX = "openttd-opensfx"
 TARGET_SAMPLE_RATE = 24_000
-LONGEST_S, FADE_S, SHORTEST_S = 8.0, 0.25, 0.1
+LONGEST_S, FADE_S, SHORTEST_S = 8.0, 0.25, 0.25
 # One caption may not fill the test set: groups with more clips train.
-MAX_HELD_OUT_GROUP = 6
+MAX_HELD_OUT_GROUP = 4
 
 _SILENT_PEAK = 1e-3
 _TRIM_BELOW_DB = 50.0
@@ -112,7 +112,7 @@ def license_in_credit(credit: str) -> str:
 
 
 def prepare_effect(job: EffectJob) -> Record:
-    """Read, trim, cut, normalise, write. The record holds ``duration_s``, ``digest``, … or a ``reason`` to leave it out."""
+    """Read, trim, cut or pad, normalise, write. The record says how long it is, or the ``reason`` to leave it out."""
     try:
         data, native_rate = sf.read(str(job.path), dtype="float32", always_2d=True)
     except sf.LibsndfileError as error:
@@ -123,14 +123,13 @@ def prepare_effect(job: EffectJob) -> Record:
         return {"reason": "silent"}
     loud = np.flatnonzero(np.abs(waveform) > peak * 10 ** (-_TRIM_BELOW_DB / 20))
     waveform = waveform[max(0, loud[0] - native_rate // 100) : loud[-1] + native_rate // 20]
-    if len(waveform) < SHORTEST_S * native_rate:
-        return {"reason": f"shorter than {SHORTEST_S} s"}
-    longest = int(LONGEST_S * native_rate)
-    cut = len(waveform) > longest
-    if cut:
+    longest, shortest = int(LONGEST_S * native_rate), int(SHORTEST_S * native_rate)
+    if len(waveform) > longest:
         waveform = waveform[:longest].copy()
         fade = int(FADE_S * native_rate)
         waveform[-fade:] *= 0.5 + 0.5 * np.cos(np.pi * np.arange(fade) / fade)
+    # A click of a few milliseconds would be less than a latent frame or two: silence follows it.
+    waveform = np.pad(waveform, (0, max(0, shortest - len(waveform))))
     waveform = waveform * (_PEAK / np.abs(waveform).max())
     # Eight bits of the sound: copies that were encoded anew still differ, copies at another level do not.
     digest = hashlib.sha256(np.round(waveform * 100).astype(np.int8).tobytes()).hexdigest()
@@ -140,7 +139,6 @@ def prepare_effect(job: EffectJob) -> Record:
     return {
         "duration_s": len(waveform) / TARGET_SAMPLE_RATE,
         "native_sample_rate": native_rate,
-        "cut": cut,
         "digest": digest,
     }
 
@@ -164,7 +162,7 @@ def drop_copies(jobs: list[EffectJob], records: list[Record]) -> tuple[list[tupl
 
 
 def effect_splits(kept: list[tuple[EffectJob, Record]]) -> dict[str, str]:
-    """Clips with the same caption, or cut from one recording, share a split."""
+    """Clips with the same caption, or cut from one recording, share a split; about 5 % each are val and test."""
     ties: dict[str, list[str]] = {}
     for job, _ in kept:
         recordings = load_table(job.package)["same_recording"]
@@ -173,7 +171,7 @@ def effect_splits(kept: list[tuple[EffectJob, Record]]) -> dict[str, str]:
             for number, patterns in enumerate(recordings)
             if first_match(dict.fromkeys(patterns, True), job.name)
         ]
-    return assign_splits(ties, max_held_out=MAX_HELD_OUT_GROUP)
+    return fill_splits(tied_groups(ties), MAX_HELD_OUT_GROUP)
 
 
 def normalise_caption(caption: str) -> str:

@@ -27,6 +27,7 @@ from unisono.text.align import (
     SAMPLE_RATE,
     AlignedPhone,
     Alignment,
+    AlignmentLimits,
     ForcedAligner,
     phones_to_units,
     text_to_words,
@@ -48,6 +49,8 @@ _LONGEST_FRAMES = 1000
 _MIN_PAUSE_FRAMES = 12
 _PAUSE_KEPT_FRAMES = 15
 _SHORTEST_FRAMES = 40
+# Wrong words of this voice score -29 at best.
+_MIN_SCORE = -32.0
 
 _ONES = (
     *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"),
@@ -156,44 +159,58 @@ class Part:
 
 
 def split_at_pauses(text: str, alignment: Alignment, longest_frames: int = _LONGEST_FRAMES) -> list[Part]:
-    """Cut a prompt into parts of at most ``longest_frames`` where punctuation and a pause of 120 ms meet.
+    """Cut a prompt into parts of at most ``longest_frames`` at pauses of 120 ms, if possible at punctuation.
 
-    Of a long pause each side keeps 150 ms. A stretch without such a place stays as long as it is.
+    Of a long pause each side keeps 150 ms. A stretch without a pause stays as long as it is.
     """
     tokens = text.split()
     spans = [(round(start_s / FRAME_S), round(end_s / FRAME_S)) for start_s, end_s in alignment.word_spans()]
     total_frames = round(alignment.duration_s / FRAME_S)
     if total_frames <= longest_frames:
         return [Part(text, 0, total_frames, alignment.phones)]
-    # Where a cut is possible: (tokens before it, words before it).
-    places: list[tuple[int, int]] = []
+    places = _pauses(tokens, spans)
+    cuts = [_Place(0, 0, True)]
+    while spans[-1][1] - spans[cuts[-1].words][0] > longest_frames - 2 * _PAUSE_KEPT_FRAMES:
+        start = spans[cuts[-1].words][0]
+        ahead = [place for place in places if place.words > cuts[-1].words]
+        near = [p for p in ahead if spans[p.words - 1][1] - start <= longest_frames - 2 * _PAUSE_KEPT_FRAMES]
+        punctuated = [place for place in near if place.punctuated]
+        if not ahead:
+            break
+        cuts.append((punctuated or near or ahead[:1])[-1])
+    cuts.append(_Place(len(tokens), len(spans), True))
+    parts = []
+    for first, end in pairwise(cuts):
+        begin_frame, end_frame = 0, total_frames
+        if first.words > 0:
+            pause_start, pause_end = spans[first.words - 1][1], spans[first.words][0]
+            begin_frame = max((pause_start + pause_end) // 2, pause_end - _PAUSE_KEPT_FRAMES)
+        if end.words < len(spans):
+            pause_start, pause_end = spans[end.words - 1][1], spans[end.words][0]
+            end_frame = min((pause_start + pause_end) // 2, pause_start + _PAUSE_KEPT_FRAMES)
+        phones = tuple(phone for phone in alignment.phones if first.words <= phone.word < end.words)
+        parts.append(Part(" ".join(tokens[first.tokens : end.tokens]), begin_frame, end_frame, phones))
+    return parts
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a text may be cut: how many tokens and words lie before it, and whether punctuation does."""
+
+    tokens: int
+    words: int
+    punctuated: bool
+
+
+def _pauses(tokens: list[str], spans: list[tuple[int, int]]) -> list[_Place]:
+    places = []
     words = 0
     for index, token in enumerate(tokens, 1):
         words += len(text_to_words(token))
-        pause = 0 < words < len(spans) and spans[words][0] - spans[words - 1][1] >= _MIN_PAUSE_FRAMES
-        if pause and token[-1] in ".,!?;:":
-            places.append((index, words))
-    assert words == len(spans), f"{words} words in the text, {len(spans)} in the alignment: {text}"
-    places.append((len(tokens), words))
-    cuts = [(0, 0)]
-    for place, following in zip(places, [*places[1:], None], strict=True):
-        start = spans[cuts[-1][1]][0]
-        if following is None or spans[following[1] - 1][1] - start > longest_frames - 2 * _PAUSE_KEPT_FRAMES:
-            cuts.append(place)
-    parts = []
-    for (first_token, first_word), (end_token, end_word) in pairwise(cuts):
-        before = spans[first_word - 1][1] if first_word else 0
-        after = spans[end_word][0] if end_word < len(spans) else total_frames
-        begin, end = spans[first_word][0], spans[end_word - 1][1]
-        parts.append(
-            Part(
-                text=" ".join(tokens[first_token:end_token]),
-                start_frame=max((before + begin) // 2, begin - _PAUSE_KEPT_FRAMES) if first_word else 0,
-                end_frame=min((end + after) // 2, end + _PAUSE_KEPT_FRAMES) if end_word < len(spans) else total_frames,
-                phones=tuple(phone for phone in alignment.phones if first_word <= phone.word < end_word),
-            )
-        )
-    return parts
+        if 0 < words < len(spans) and spans[words][0] - spans[words - 1][1] >= _MIN_PAUSE_FRAMES:
+            places.append(_Place(index, words, token[-1] in ".,!?;:"))
+    assert words == len(spans), f"{words} words in the text, {len(spans)} in the alignment"
+    return places
 
 
 def decode_g722(path: Path) -> np.ndarray:
@@ -224,7 +241,7 @@ def trim_silence(samples: np.ndarray) -> np.ndarray:
 @lru_cache(maxsize=1)
 def _aligner() -> ForcedAligner:
     """One model per process."""
-    return ForcedAligner(load_table(TEXT_PACKAGE)["pronunciations"])
+    return ForcedAligner(load_table(TEXT_PACKAGE)["pronunciations"], AlignmentLimits(min_score_per_frame=_MIN_SCORE))
 
 
 def _write_utterance(job: PromptJob, audio_id: str, samples: np.ndarray, part: Part) -> Record:

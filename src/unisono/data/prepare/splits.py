@@ -1,32 +1,32 @@
-"""Which clips are for training, which for validation and test: a stable hash, and never the same content in two."""
+"""Which clips are for training, which for validation and test: by a stable hash, and never the same content in two."""
 
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Mapping
 
 SPLITS = ("train", "val", "test")
-_HELD_OUT_SHARE = 0.05  # of val and of test
+HELD_OUT_SHARE = 0.05  # of val and of test
 
 
 def split_of(key: str) -> str:
     """About 90 % train, 5 % val and 5 % test; the same key always falls into the same split."""
-    place = int.from_bytes(hashlib.sha256(key.encode("utf-8")).digest()[:8], "big") / 2**64
-    if place < _HELD_OUT_SHARE:
+    place = _place(key)
+    if place < HELD_OUT_SHARE:
         return "test"
-    return "val" if place < 2 * _HELD_OUT_SHARE else "train"
+    return "val" if place < 2 * HELD_OUT_SHARE else "train"
 
 
-def assign_splits(ties: Mapping[str, Iterable[str]], max_held_out: int | None = None) -> dict[str, str]:
-    """A split for every clip, the same for clips that are tied.
+def tied_groups(ties: Mapping[str, Iterable[str]]) -> dict[str, str]:
+    """The group of every clip.
 
     Args:
-        ties: for each clip what must not lie on both sides: its normalised text, the recording it was cut from. Clips
-            that share one of these, directly or through others, form a group; a group's smallest tie decides its split.
-        max_held_out: groups with more clips always train, lest one caption fill a small test set.
+        ties: for each clip what must not lie on both sides of a split: its normalised text, the recording it was cut
+            from. Clips that share one of these, directly or through other clips, form a group.
 
     Returns:
-        The split by clip.
+        Group names by clip; a group is called like the smallest of its ties.
     """
     parent: dict[str, str] = {}
 
@@ -39,14 +39,36 @@ def assign_splits(ties: Mapping[str, Iterable[str]], max_held_out: int | None = 
     for clip, keys in listed.items():
         assert keys, f"clip {clip} has no tie"
         for key in keys[1:]:
-            # The smaller name becomes the root, so that the order of clips does not matter.
             low, high = sorted((root(keys[0]), root(key)))
             parent[high] = low
-    groups = {clip: root(keys[0]) for clip, keys in listed.items()}
-    sizes: dict[str, int] = {}
-    for group in groups.values():
-        sizes[group] = sizes.get(group, 0) + 1
-    return {
-        clip: "train" if max_held_out is not None and sizes[group] > max_held_out else split_of(group)
-        for clip, group in groups.items()
-    }
+    return {clip: root(keys[0]) for clip, keys in listed.items()}
+
+
+def fill_splits(groups: Mapping[str, str], max_held_out: int) -> dict[str, str]:
+    """Splits for few clips in groups of very different size, where ``split_of`` could leave the test set almost empty.
+
+    Groups in the order of their hash fill the test set, then the validation set, up to the share of each; the others
+    train. Groups of more than ``max_held_out`` clips always train, lest one of them fill a set.
+
+    Args:
+        groups: the group of every clip.
+
+    Returns:
+        The split of every clip.
+    """
+    sizes = Counter(groups.values())
+    quota = HELD_OUT_SHARE * len(groups)
+    waiting = sorted((group for group in sizes if sizes[group] <= max_held_out), key=_place)
+    split_of_group = dict.fromkeys(sizes, "train")
+    for split in ("test", "val"):
+        filled = 0
+        while waiting and filled < quota:
+            group = waiting.pop(0)
+            split_of_group[group] = split
+            filled += sizes[group]
+    return {clip: split_of_group[group] for clip, group in groups.items()}
+
+
+def _place(key: str) -> float:
+    """A number in [0, 1) that depends on the key alone."""
+    return int.from_bytes(hashlib.sha256(key.encode("utf-8")).digest()[:8], "big") / 2**64

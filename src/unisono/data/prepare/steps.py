@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -78,7 +79,7 @@ def _run_parallel(
 ) -> None:
     # "spawn": a forked child would inherit the threads and locks of whatever the parent has loaded.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_die_with_parent) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_set_up_worker) as pool:
         futures = {pool.submit(function, job): path for job, path in waiting}
         try:
             for future in as_completed(futures):
@@ -89,8 +90,9 @@ def _run_parallel(
             raise
 
 
-def _die_with_parent() -> None:
-    """Workers of a killed parent would wait for work forever."""
+def _set_up_worker() -> None:
+    """End with the parent: workers of a killed parent would wait for work forever, and Ctrl-C is the parent's to handle."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
 

@@ -35,11 +35,11 @@ def write_statistics(manifests: Sequence[Path], output: Path, overrides: Sequenc
     """Write the configured autoencoder's ``mean`` and ``std`` as YAML, to be put into its config."""
     from hydra.utils import instantiate
 
-    cfg = compose("default", ["model.autoencoder.mean=0.0", "model.autoencoder.std=1.0", *overrides])
+    cfg = compose("default", ["++model.autoencoder.mean=0.0", "++model.autoencoder.std=1.0", *overrides])
     autoencoder = instantiate(cfg.model.autoencoder)
     paths = [record.file("audio") for manifest in manifests for record in load_manifest(manifest).values()]
     mean, std = channel_statistics(autoencoder, paths)
-    settings = OmegaConf.to_container(cfg.model.autoencoder, resolve=True)
+    settings = OmegaConf.to_container(cfg.model.autoencoder)
     assert isinstance(settings, dict)
     settings |= {"mean": [round(v, 3) for v in mean], "std": [round(v, 3) for v in std]}
     output.write_text(yaml.safe_dump(settings, sort_keys=False, default_flow_style=None, width=120), encoding="utf-8")

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unisono.models.layers import Attention, GegluMlp, TimeEmbedding, rotary_angles
+from unisono.models.layers import Attention, GegluMlp, PositionEmbedding, TimeEmbedding, rotary_angles
 from unisono.types import Condition
 
 
@@ -26,12 +26,14 @@ class BackboneConditions:
 
     Attributes:
         frame_mask: ``(B, T)``.
+        positions: ``(B, T, D)``, where each frame lies in its clip.
         frames: projected frames, one ``(B, T, D)`` per place where they are added.
         keys_values: per block, keys and values of the context.
         context_mask: ``(B, L)``.
     """
 
     frame_mask: Tensor
+    positions: Tensor
     frames: tuple[Tensor, ...]
     keys_values: tuple[tuple[Tensor, Tensor], ...]
     context_mask: Tensor
@@ -104,6 +106,7 @@ class DiffusionTransformer(nn.Module, ABC):
         self.latent_dim, self.dim, self.num_layers, self.frames_dim = latent_dim, dim, num_layers, frames_dim
         self.head_dim = dim // num_heads
         self.input = nn.Linear(latent_dim, dim)
+        self.positions = PositionEmbedding(dim)
         self.time = TimeEmbedding(dim)
         self.time_modulation = nn.Linear(dim, 6 * dim)
         self.num_skips = num_layers // 2 if long_skips else 0
@@ -147,6 +150,7 @@ class DiffusionTransformer(nn.Module, ABC):
         """Everything that is the same at each solver step."""
         return BackboneConditions(
             frame_mask=frame_mask,
+            positions=self.positions(frame_mask),
             frames=self.project_frames(frames),
             keys_values=tuple(block.cross.keys_values(context.tensor) for block in self.blocks),
             context_mask=context.mask,
@@ -158,7 +162,7 @@ class DiffusionTransformer(nn.Module, ABC):
         time = F.silu(self.time(sigma))
         modulation = self.time_modulation(time).unflatten(-1, (6, self.dim))
         rotary = rotary_angles(x.shape[1], self.head_dim, x.device)
-        x = self.frames_at_input(self.input(x * mask), conditions)
+        x = self.frames_at_input(self.input(x * mask) + conditions.positions, conditions)
         skips: list[Tensor] = []
         for index, block in enumerate(self.blocks):
             skip = skips.pop() if block.skip is not None else None
