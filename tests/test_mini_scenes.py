@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -124,16 +125,17 @@ def test_train_has_every_kind_with_every_attribute_and_every_word(drawn):
         assert {group.pitch for group in mine} == ({"low", "middle", "high"} if kind.has_pitch else {"middle"}), name
         assert {group.speed for group in mine} == ({"slow", "medium", "fast"} if kind.has_speed else {"medium"}), name
         assert {group.count for group in mine} >= ({0} if kind.is_sustained else {1, 2, 3}), name
-    words = {split: {word for text, _ in drawn[split] for word in text.split()} for split in SPLITS}
+    words = {split: {word for text, _ in drawn[split] for word in re.findall(r"\w+", text)} for split in SPLITS}
     assert words["test"] | words["val"] <= words["train"]
 
 
 def test_split_of_a_composition_never_changes():
     # Pinned: a corpus built by another version or on another machine must hold out the same captions.
-    assert Composition((Group("knock", 3, "low", "slow"), Group("rising_whistle", 1))).split == "train"
-    assert Composition((Group("rain", 0), Group("bark", 2)), together=True).split == "train"
-    shares = [draw_composition(np.random.default_rng(seed), "test").split for seed in range(3)]
-    assert shares == ["test"] * 3
+    splits = [
+        Composition((Group(kind, count),)).split
+        for kind, count in (("bark", 4), ("bell", 3), ("drip", 4), ("knock", 3))
+    ]
+    assert splits == ["test", "val", "val", "train"]
 
 
 @pytest.mark.parametrize(
@@ -193,7 +195,7 @@ def test_events_are_what_the_caption_says(scenes):
             assert behind[0].start_s < front[0].start_s
             assert behind[0].end_s > max(event.end_s for event in front)
         else:
-            for earlier, later in zip(heard, heard[1:], strict=False):
+            for earlier, later in pairwise(heard):
                 assert max(event.end_s for event in earlier) < later[0].start_s, scene.caption
 
 
@@ -220,13 +222,18 @@ def centroid_hz(waveform: np.ndarray) -> float:
     return float(np.exp(np.average(np.log(frequency_hz[kept]), weights=power[kept])))
 
 
-def onset_count(waveform: np.ndarray, apart_s: float) -> int:
-    """Peaks of the envelope that stand out and are ``apart_s`` from each other, at 200 Hz."""
+def power_share_above(waveform: np.ndarray, edge_hz: float) -> float:
+    power = np.abs(np.fft.rfft(waveform.astype(np.float64))) ** 2
+    return float(power[np.fft.rfftfreq(len(waveform), 1 / SAMPLE_RATE) > edge_hz].sum() / power.sum())
+
+
+def onset_count(waveform: np.ndarray, apart_s: float, prominence: float = 0.25) -> int:
+    """Peaks of the envelope that stand out by a share ``prominence`` of the highest and are ``apart_s`` apart."""
     hop = SAMPLE_RATE // 200
     frames = waveform[: len(waveform) // hop * hop].reshape(-1, hop)
     envelope = np.pad(np.abs(frames).max(axis=1), 1)
     envelope = np.convolve(envelope, np.ones(3) / 3, mode="same")
-    return len(find_peaks(envelope, prominence=0.25 * envelope.max(), distance=max(int(apart_s * 200), 1))[0])
+    return len(find_peaks(envelope, prominence=prominence * envelope.max(), distance=max(int(apart_s * 200), 1))[0])
 
 
 def test_same_seed_same_scene_to_the_bit():
@@ -257,11 +264,12 @@ def test_sound_is_where_the_truth_says(scenes):
     for scene in scenes:
         inside = np.zeros(len(scene.waveform), dtype=bool)
         for event in scene.events:
+            assert type(event.start_s) is type(event.end_s) is float
             start, end = (round(second * SAMPLE_RATE) for second in (event.start_s, event.end_s))
             tail = SAMPLE_RATE // 2 if event.distance == "distant" else 2
             inside[max(start - 2, 0) : end + tail] = True
             assert np.abs(scene.waveform[start : start + SAMPLE_RATE // 5]).max() > 0.003, (scene.caption, event)
-        assert not scene.waveform[~inside].any(), scene.caption
+        assert np.abs(scene.waveform[~inside]).max() < 1e-6, scene.caption
 
 
 @pytest.mark.parametrize("kind", ["knock", "clap", "tick", "beep", "bark", "chirp", "drum", "drip", "pluck", "zap"])
@@ -275,7 +283,7 @@ def test_events_can_be_counted_in_the_sound(kind):
 @pytest.mark.parametrize("kind", PITCHED)
 def test_low_is_lower_than_middle_is_lower_than_high(kind):
     low, middle, high = (
-        [centroid_hz(solo(kind, seed, pitch=pitch).waveform) for seed in range(3)]
+        [centroid_hz(solo(kind, seed, pitch=pitch).waveform) for seed in range(2)]
         for pitch in ("low", "middle", "high")
     )
     assert max(low) < min(middle), (low, middle)
@@ -284,22 +292,28 @@ def test_low_is_lower_than_middle_is_lower_than_high(kind):
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_distant_is_quieter_and_duller(kind):
-    near, far = (solo(kind, distance=distance).waveform for distance in ("near", "distant"))
-    assert np.abs(far).max() < 0.55 * np.abs(near).max()
+    peaks, shares = [], []
+    for seed in range(2):
+        near, far = (solo(kind, seed, distance=distance).waveform for distance in ("near", "distant"))
+        peaks.append([np.abs(waveform).max() for waveform in (near, far)])
+        edge_hz = max(1.2 * centroid_hz(near), 1_000)
+        shares.append([power_share_above(waveform, edge_hz) for waveform in (near, far)])
+    assert max(far for _, far in peaks) < 0.55 * min(near for near, _ in peaks)
+    near_share, far_share = np.mean(shares, axis=0)
+    assert far_share < 0.9 * near_share
 
-    def treble_share(waveform: np.ndarray) -> float:
-        power = np.abs(np.fft.rfft(waveform)) ** 2
-        above = np.fft.rfftfreq(len(waveform), 1 / SAMPLE_RATE) > 0.8 * centroid_hz(near)
-        return float((power[above] * np.fft.rfftfreq(len(waveform), 1 / SAMPLE_RATE)[above] ** 2).sum() / power.sum())
 
-    assert treble_share(far) < treble_share(near)
+@pytest.mark.parametrize("kinds", [("beep", "knock"), ("bell", "drum"), ("clap", "frog")])
+def test_distance_stays_between_groups_of_a_scene(kinds):
+    def loudness(waveform: np.ndarray) -> float:
+        """Of the loudest 100 ms."""
+        return float(np.convolve(waveform**2, np.ones(SAMPLE_RATE // 10), mode="valid").max() ** 0.5)
 
-
-def test_distance_stays_between_groups_of_a_scene():
-    near, far = Group("beep", 2), Group("knock", 2, distance="distant")
-    scene = render_scene(np.random.default_rng(0), Composition((near, far)))
-    change = round(grouped(scene.events)[1][0].start_s * SAMPLE_RATE)
-    assert np.abs(scene.waveform[change:]).max() < 0.8 * np.abs(scene.waveform[:change]).max()
+    for near, far in (kinds, kinds[::-1]):
+        groups = (Group(near, 2), Group(far, 2, distance="distant"))
+        scene = render_scene(np.random.default_rng(0), Composition(groups))
+        change = round(grouped(scene.events)[1][0].start_s * SAMPLE_RATE)
+        assert loudness(scene.waveform[change:]) < 0.6 * loudness(scene.waveform[:change]), (near, far)
 
 
 def test_whistles_go_where_their_names_say():
@@ -311,18 +325,20 @@ def test_whistles_go_where_their_names_say():
         assert sign * np.log2(centroid_hz(whistle[-third:]) / centroid_hz(whistle[:third])) > 0.7
 
 
-@pytest.mark.parametrize(("kind", "apart_s"), [("crickets", 0.09), ("saw", 0.15), ("typing", 0.05)])
-def test_sustained_kinds_repeat_faster_when_fast(kind, apart_s):
+@pytest.mark.parametrize(
+    ("kind", "apart_s", "prominence"), [("crickets", 0.1, 0.6), ("saw", 0.15, 0.25), ("typing", 0.05, 0.25)]
+)
+def test_sustained_kinds_repeat_faster_when_fast(kind, apart_s, prominence):
     rates = {}
     for speed, rate in (("slow", 0.53), ("medium", 1.0), ("fast", 1.9)):
         waves = [KINDS[kind].render(np.random.default_rng(seed), Take(3.0, rate=rate)) for seed in range(3)]
-        rates[speed] = np.mean([onset_count(wave, apart_s) for wave in waves])
+        rates[speed] = np.mean([onset_count(wave, apart_s, prominence) for wave in waves])
     assert 1.3 * rates["slow"] < rates["medium"], rates
     assert 1.3 * rates["medium"] < rates["fast"], rates
 
 
 def log_mel(waveform: np.ndarray) -> np.ndarray:
-    """``(frames, 32)`` log energies in bands of equal width on the mel scale over the first second, -60 dB at the least."""
+    """``(frames, 32)`` log energies on the mel scale over the first second, -60 dB at the least."""
     size = 600
     frames = np.pad(waveform, (0, SAMPLE_RATE))[:SAMPLE_RATE].reshape(-1, size) * np.hanning(size)
     power = np.abs(np.fft.rfft(frames, axis=1)) ** 2
@@ -345,7 +361,7 @@ def test_kinds_sound_more_different_than_takes_of_one_kind():
         same = np.eye(len(KINDS), dtype=bool)[:, None, :, None] & np.ones((1, 4, 1, 4), dtype=bool)
         within = distance[same].sum() / (same.sum() - 4 * len(KINDS))
         assert distance[~same].mean() > 3 * within
-    means = spectra.mean(axis=1)
-    nearest = np.abs(takes.mean(axis=1)[:, None] - takes.mean(axis=1)[None]).mean(axis=-1) + 99 * np.eye(len(KINDS))
-    assert nearest.min() > 1.5, np.array(list(KINDS))[list(np.unravel_index(nearest.argmin(), nearest.shape))]
-    assert means.shape == (len(KINDS), 32)
+    # Of any take, the most similar other take is one of its own kind.
+    flat = takes.reshape(4 * len(KINDS), -1)
+    distance = np.stack([np.abs(flat - one).mean(axis=1) for one in flat]) + 1e6 * np.eye(len(flat))
+    assert np.mean(distance.argmin(axis=1) // 4 == np.arange(len(flat)) // 4) > 0.97

@@ -51,6 +51,18 @@ class PositionEmbedding(nn.Module):
         return self.project(torch.cat([angle.sin(), angle.cos()], dim=-1).flatten(2))
 
 
+def fused_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+    """Scaled dot-product attention over ``(B, H, T, E)``; in float32 on a CPU.
+
+    The CPU kernel's bfloat16 backward pass takes two to five times as long as its float32 one (benchmarks/attention.py).
+    """
+    if query.device.type != "cpu":
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    with torch.autocast("cpu", enabled=False):
+        attended = F.scaled_dot_product_attention(query.float(), key.float(), value.float(), attn_mask=mask)
+    return attended.to(value.dtype)
+
+
 class Attention(nn.Module):
     """Multi-head attention with layer-normalised queries and keys per head (Dehghani et al. 2023, section 2).
 
@@ -94,8 +106,7 @@ class Attention(nn.Module):
         if rotary is not None:
             query = rotate(query, rotary)
         attention_mask = None if mask is None else mask[:, None, None, :]
-        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask)
-        return self.out(attended.transpose(1, 2).flatten(2))
+        return self.out(fused_attention(query, key, value, attention_mask).transpose(1, 2).flatten(2))
 
 
 class GegluMlp(nn.Module):

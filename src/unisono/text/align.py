@@ -121,8 +121,8 @@ class AlignmentLimits:
 
 
 def text_to_words(text: str) -> list[str]:
-    """The words of an English text as the dictionary spells them: lower case, letters and apostrophes."""
-    return [word for word in re.findall(r"[a-z']+", text.lower().replace("’", "'")) if word.strip("'")]
+    """The words of an English text as the dictionary spells them: lower case, letters and inner apostrophes."""
+    return re.findall(r"[a-z]+(?:'[a-z]+)*", text.lower().replace("’", "'"))
 
 
 class ForcedAligner:
@@ -197,7 +197,7 @@ class ForcedAligner:
             pbeam=1e-100,
             # With the lattice search on, the second pass over phones sometimes raises.
             bestpath=False,
-            # Cepstral means of this utterance alone, so that results do not depend on what came before.
+            # Cepstral means of this utterance alone.
             cmn="batch",
         )
         for word, phones in self.pronunciations.items():
@@ -243,6 +243,8 @@ class ForcedAligner:
         return entries
 
     def _process(self, audio: bytes) -> None:
+        # The front end would otherwise go on from the noise floor and the samples of the utterance before.
+        self._decoder.reinit_feat()
         self._decoder.start_utt()
         self._decoder.process_raw(audio, full_utt=True)
         self._decoder.end_utt()

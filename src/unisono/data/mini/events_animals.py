@@ -92,7 +92,7 @@ def crickets(rng: np.random.Generator, take: Take) -> np.ndarray:
     time_s = take.time_s()
     out = np.zeros_like(time_s)
     chirps_hz = float(vary(rng, 3.4 * take.rate, 0.03))
-    for level, offset in ((1.0, rng.uniform(0, 0.2)), (0.3, rng.uniform(0.4, 0.6))):
+    for level, offset in ((1.0, 0.0), (0.3, rng.uniform(0.4, 0.6))):
         since_s = np.mod(time_s + offset / chirps_hz, 1 / chirps_hz)
         pulse = np.sin(np.pi * np.minimum(np.mod(since_s, 0.024) / 0.016, 1)) * (since_s < 0.072)
         carrier = np.sin(2 * np.pi * float(vary(rng, 4_500, 0.03)) * time_s)

@@ -112,7 +112,7 @@ def render_scene(rng: np.random.Generator, composition: Composition) -> Scene:
 
 def _arrange(rng: np.random.Generator, composition: Composition) -> tuple[list[_Plan], list[float], float]:
     """Plans of the groups, their starts in seconds, and the length of the scene."""
-    margin_s = rng.uniform(*MARGIN_S)
+    margin_s = float(rng.uniform(*MARGIN_S))
     if composition.together:
         background, foreground = composition.groups
         front = _plan(rng, foreground, 0.0)
@@ -171,8 +171,8 @@ def _truth(plans: list[_Plan], starts_s: list[float]) -> tuple[EventTruth, ...]:
     for index, (plan, start_s) in enumerate(zip(plans, starts_s, strict=True)):
         group = plan.group
         for onset_s, take in zip(plan.onsets_s, plan.takes, strict=True):
-            begin_s = start_s + onset_s
-            end_s = begin_s + take.duration_s
+            begin_s = float(start_s + onset_s)
+            end_s = begin_s + float(take.duration_s)
             events.append(EventTruth(group.kind, begin_s, end_s, group.pitch, group.speed, group.distance, index))
     return tuple(sorted(events, key=lambda event: event.start_s))
 

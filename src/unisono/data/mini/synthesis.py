@@ -172,12 +172,17 @@ def from_afar(rng: np.random.Generator, waveform: np.ndarray, tail_s: float) -> 
     Returns ``tail_s`` seconds more than it was given, so that the tail can die away.
     """
     tail = seconds_to_samples(tail_s, SAMPLE_RATE)
-    time_s = np.arange(tail) / SAMPLE_RATE
-    response = rng.standard_normal(tail) * np.exp(-time_s / (tail_s / 5))
-    response *= 0.7 / np.sqrt(np.sum(response**2))
+    response = rng.standard_normal(tail) * np.exp(-np.arange(tail) / SAMPLE_RATE / (tail_s / 5))
+    # Walls swallow treble once more at each reflection.
+    response = _one_pole(response, 3_000)
+    response *= 0.6 / np.sqrt(np.sum(response**2))
     response[0] += 1.0
-    # Second order from 1.3 kHz: plain to hear, yet a bird or a cricket is still there.
-    length = fft.next_fast_len(len(waveform) + tail, real=True)
-    treble_loss = 1 / (1 + (fft.rfftfreq(length, 1 / SAMPLE_RATE) / 1_300) ** 2)
-    spectrum = fft.rfft(waveform, length) * fft.rfft(response, length) * treble_loss
-    return fade(fft.irfft(spectrum, length)[: len(waveform) + tail], out_s=tail_s / 2)
+    echoing = signal.fftconvolve(np.pad(waveform, (0, 1)), response)
+    # Gentle slopes: plain to hear, yet a bird or a cricket is still there.
+    return fade(_one_pole(_one_pole(echoing, 1_000), 1_000), out_s=tail_s / 2)
+
+
+def _one_pole(waveform: np.ndarray, cutoff_hz: float) -> np.ndarray:
+    """A causal low-pass of 6 dB per octave."""
+    memory = np.exp(-2 * np.pi * cutoff_hz / SAMPLE_RATE)
+    return signal.lfilter([1 - memory], [1, -memory], waveform)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import importlib.util
 import json
 import logging
 import shutil
@@ -80,8 +81,10 @@ def prepare_debian(
     recipe = {"recipe": "debian", "recipe_version": RECIPE_VERSION, "tables": tables_fingerprint(), "seed": seed}
     if _is_finished(out, recipe):
         logger.info("%s is complete already", out)
+        shutil.rmtree(out / ".work", ignore_errors=True)
         return out
     run = _Run(out, seed, workers or default_workers(), progress)
+    _check_installed()
     cache = Path(cache) if cache is not None else out / ".cache"
     _check_out(out, cache)
     fetched = {name: packages.fetch_package(name, cache) for name in PACKAGES}
@@ -207,6 +210,12 @@ def _is_finished(out: Path, recipe: Record) -> bool:
         f"{out} holds another corpus already (recipe {made.get('recipe')}, version {made.get('recipe_version')}, "
         f"seed {made.get('seed')}); remove it or choose another folder"
     )
+
+
+def _check_installed() -> None:
+    missing = [name for name in ("av", "pocketsphinx", "pyroomacoustics") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(f"the recipe 'debian' needs {', '.join(missing)}; run: pip install 'unisono[speech]'")
 
 
 def _check_out(out: Path, cache: Path) -> None:

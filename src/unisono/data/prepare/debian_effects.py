@@ -116,7 +116,7 @@ def prepare_effect(job: EffectJob) -> Record:
     try:
         data, native_rate = sf.read(str(job.path), dtype="float32", always_2d=True)
     except sf.LibsndfileError as error:
-        return {"reason": f"not readable ({error})"}
+        return {"reason": f"not readable ({error.error_string})"}
     waveform = data.mean(axis=1)
     peak = float(np.abs(waveform).max(initial=0.0))
     if peak < _SILENT_PEAK:

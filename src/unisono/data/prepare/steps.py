@@ -91,7 +91,7 @@ def _run_parallel(
 
 
 def _set_up_worker() -> None:
-    """End with the parent: workers of a killed parent would wait for work forever, and Ctrl-C is the parent's to handle."""
+    """End with the parent (workers of a killed one would wait for ever), and leave Ctrl-C to it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
