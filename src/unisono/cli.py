@@ -51,9 +51,9 @@ def prepare_mini(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a corpus made with other settings.")] = False,
 ) -> None:
     """Synthesise the mini corpus: sound events with captions, eSpeak NG speech, noisy speech."""
-    from unisono.data.mini.corpus import build_mini_corpus
+    from unisono.data.prepare import RECIPES
 
-    typer.echo(build_mini_corpus(out, seed=seed, workers=workers, overwrite=overwrite))
+    typer.echo(RECIPES["mini"].run(out, seed=seed, workers=workers, overwrite=overwrite))
 
 
 @prepare_app.command("debian")
@@ -64,9 +64,9 @@ def prepare_debian(
     cache: Annotated[Path | None, typer.Option("--cache", help="Where downloads are kept; default OUT/.cache.")] = None,
 ) -> None:
     """Real recordings from Debian packages: voice prompts, their noisy versions, captioned sound effects."""
-    from unisono.data.prepare.debian import prepare_debian as run
+    from unisono.data.prepare import RECIPES
 
-    typer.echo(run(out, cache=cache, seed=seed, workers=workers))
+    typer.echo(RECIPES["debian"].run(out, cache=cache, seed=seed, workers=workers))
 
 
 @app.command("latent-statistics")

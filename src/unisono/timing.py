@@ -42,7 +42,8 @@ def frames_to_samples(frames: IntOrTensor, hop_samples: int) -> IntOrTensor:
 
 def seconds_to_frames(duration_s: Tensor | Seconds, rate_hz: float) -> Tensor:
     """Nearest number of frames, at least one. ``duration_s`` is a float or any float tensor; returns int64."""
-    return torch.floor(torch.as_tensor(duration_s) * rate_hz + 0.5).long().clamp_min(1)
+    # float64 as in unit_boundaries, so that both round alike.
+    return torch.floor(torch.as_tensor(duration_s, dtype=torch.float64) * rate_hz + 0.5).long().clamp_min(1)
 
 
 def unit_boundaries(durations_s: Tensor, rate_hz: float) -> Tensor:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from unisono.data.datasets import ConcatDataset
 from unisono.errors import UserError
 from unisono.tasks import TASKS
 from unisono.types import AudioContent, Batch, ContentBatch, PhonemeContent, Sample, TextContent
@@ -101,3 +102,11 @@ class Collator:
         waveforms = [content.waveform for content in contents]
         lengths = torch.tensor([w.shape[0] for w in waveforms])
         return ContentBatch(index, {"waveform": pad(waveforms), "lengths": lengths})
+
+
+def check_vocabulary(dataset: ConcatDataset, collator: Collator) -> None:
+    """Raise for the first item with a phoneme or speaker that the model does not have; no audio is read."""
+    for part in dataset.datasets:
+        for record in part.items:
+            for content in part.symbolic_content(record):
+                collator.check(record.where, content)

@@ -61,6 +61,7 @@ class AudioGenerationDataset(Dataset[Sample], ABC):
             self._check_joined(Path(content), records, Path(str(audio)), targets)
         self.items: list[Fields] = []
         self.targets: list[Path] | None = None if targets is None else []
+        self.target_lines: list[Fields] = []
         durations: list[float] = []
         self.num_left_out = 0
         for audio_id, record in records.items():
@@ -70,11 +71,12 @@ class AudioGenerationDataset(Dataset[Sample], ABC):
             if targets is not None:
                 target = targets[audio_id]
                 path = target.file("audio")
-                duration_s = self._checked_duration(target, path)
+                duration_s = self._checked_duration(target, "audio", path)
                 if max_duration_s is not None and duration_s > max_duration_s:
                     self.num_left_out += 1
                     continue
                 self.targets.append(path)  # type: ignore[union-attr]
+                self.target_lines.append(target)
             record.text("instruction", None)
             self.check(record, duration_s if targets is not None else None)
             self.items.append(record)
@@ -94,14 +96,14 @@ class AudioGenerationDataset(Dataset[Sample], ABC):
                     raise fields.fail(f"audio_id {audio_id!r} has no line in {other}; add it there or remove this line")
 
     @staticmethod
-    def _checked_duration(target: Fields, path: Path) -> float:
+    def _checked_duration(target: Fields, field: str, path: Path) -> float:
         try:
             _, duration_s = audio_info(path)
         except UserError as error:
-            raise target.fail(str(error)) from error
+            raise target.fail(f"field {field!r}: {error}") from error
         stated_s = target.seconds("duration_s", None)
         if duration_s == 0:
-            raise target.fail(f"{path} is empty (0 samples); remove the line or replace the file")
+            raise target.fail(f"field {field!r}: {path} is empty (0 samples); remove the line or replace the file")
         if stated_s is not None and abs(stated_s - duration_s) > DURATION_TOLERANCE_S:
             raise target.fail(
                 f"field 'duration_s' is {stated_s}, but {path} lasts {duration_s:.3f} s; correct the field"
@@ -115,6 +117,22 @@ class AudioGenerationDataset(Dataset[Sample], ABC):
     @abstractmethod
     def load_content(self, record: Fields, num_samples: int | None) -> tuple[Content, ...]:
         """The item's typed content; ``num_samples`` is the target's length, None at inference."""
+
+    def symbolic_content(self, record: Fields) -> tuple[PhonemeContent, ...]:
+        """The part of the content whose symbols a model must know; needs no audio."""
+        return ()
+
+    def input_files(self, record: Fields) -> tuple[tuple[str, Path], ...]:
+        """Audio files that the content is read from, with the field that names each."""
+        return ()
+
+    def audio_files(self) -> Iterator[tuple[Fields, str, Path]]:
+        """Every audio file that the items need: manifest line, field, path."""
+        for index, record in enumerate(self.items):
+            if self.targets is not None:
+                yield self.target_lines[index], "audio", self.targets[index]
+            for field, path in self.input_files(record):
+                yield record, field, path
 
     @abstractmethod
     def describe(self, record: Fields) -> str:
@@ -139,7 +157,7 @@ class AudioGenerationDataset(Dataset[Sample], ABC):
         record = self.items[index]
         waveform = None
         if self.targets is not None:
-            waveform = torch.from_numpy(self._read(record, self.targets[index]))
+            waveform = torch.from_numpy(self._read(self.target_lines[index], "audio", self.targets[index]))
         return Sample(
             audio_id=record.record["audio_id"],
             task=self.task,
@@ -149,11 +167,11 @@ class AudioGenerationDataset(Dataset[Sample], ABC):
             item_name=record.where,
         )
 
-    def _read(self, record: Fields, path: Path) -> np.ndarray:
+    def _read(self, record: Fields, field: str, path: Path) -> np.ndarray:
         try:
             return read_audio(path, self.sample_rate)
         except UserError as error:
-            raise record.fail(str(error)) from error
+            raise record.fail(f"field {field!r}: {error}") from error
 
 
 class TextToAudioDataset(AudioGenerationDataset):
@@ -180,19 +198,24 @@ class TextToSpeechDataset(AudioGenerationDataset):
         phonemes = record.symbols("phonemes")
         durations = record.durations("durations_s") if duration_s is not None else record.durations("durations_s", None)
         record.text("speaker", None)
+        record.any_text("text")
         if durations is None:
             return
         if len(durations) != len(phonemes):
             raise record.fail(
-                f"{len(phonemes)} phonemes but {len(durations)} durations_s; there must be one per phoneme"
+                f"field 'durations_s' has {len(durations)} values for {len(phonemes)} phonemes; "
+                "there must be one per phoneme"
             )
         if duration_s is not None and abs(sum(durations) - duration_s) > DURATION_TOLERANCE_S:
             raise record.fail(
-                f"durations_s sum to {sum(durations):.3f} s, but the recording lasts {duration_s:.3f} s; "
+                f"field 'durations_s' sums to {sum(durations):.3f} s, but the recording lasts {duration_s:.3f} s; "
                 f"they must agree within {DURATION_TOLERANCE_S} s (silence is a unit too)"
             )
 
     def load_content(self, record: Fields, num_samples: int | None) -> tuple[Content, ...]:
+        return self.symbolic_content(record)
+
+    def symbolic_content(self, record: Fields) -> tuple[PhonemeContent, ...]:
         fields = record.record
         durations = fields.get("durations_s")
         return (
@@ -200,7 +223,7 @@ class TextToSpeechDataset(AudioGenerationDataset):
                 phonemes=tuple(fields["phonemes"]),
                 durations_s=None if durations is None else torch.tensor(durations, dtype=torch.float32),
                 speaker=fields.get("speaker"),
-                text=fields.get("text", ""),
+                text=record.any_text("text"),
             ),
         )
 
@@ -215,19 +238,22 @@ class SpeechEnhancementDataset(AudioGenerationDataset):
 
     def check(self, record: Fields, duration_s: float | None) -> None:
         path = record.file("noisy_audio")
-        noisy_s = self._checked_duration(record, path)
+        noisy_s = self._checked_duration(record, "noisy_audio", path)
         if duration_s is not None and abs(noisy_s - duration_s) > DURATION_TOLERANCE_S:
             raise record.fail(
-                f"{path} lasts {noisy_s:.3f} s, its clean target {duration_s:.3f} s; they must agree within "
-                f"{DURATION_TOLERANCE_S} s and start together"
+                f"field 'noisy_audio': {path} lasts {noisy_s:.3f} s, its clean target {duration_s:.3f} s; "
+                f"they must agree within {DURATION_TOLERANCE_S} s and start together"
             )
 
     def load_content(self, record: Fields, num_samples: int | None) -> tuple[Content, ...]:
-        noisy: Tensor = torch.from_numpy(self._read(record, record.file("noisy_audio")))
+        noisy: Tensor = torch.from_numpy(self._read(record, "noisy_audio", record.file("noisy_audio")))
         if num_samples is not None and noisy.shape[0] != num_samples:
             # Within the tolerance that check() allows: the noisy end is cut or filled with silence.
             noisy = torch.nn.functional.pad(noisy, (0, num_samples - noisy.shape[0]))
         return (AudioContent(noisy),)
+
+    def input_files(self, record: Fields) -> tuple[tuple[str, Path], ...]:
+        return (("noisy_audio", record.file("noisy_audio")),)
 
     def describe(self, record: Fields) -> str:
         return Path(record.record["noisy_audio"]).name

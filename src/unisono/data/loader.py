@@ -16,8 +16,8 @@ class TrainBatchSampler(Sampler[list[int]]):
 
     Each epoch shuffles all items, sorts them by length within windows of ``bucket_batches`` batches (little padding)
     and shuffles the batches. Rank *r* of *R* takes micro-batches ``r, R + r, 2R + r, …``, so every rank has the same
-    number by construction and one process sees the same stream as many. What does not fill a batch at the end of an epoch is
-    left out of that epoch (another few items each time).
+    number by construction and one process sees the same stream as many. What does not fill a batch at the end of an
+    epoch is left out of that epoch (another few items each time).
 
     Args:
         durations_s: length per item.
@@ -72,6 +72,8 @@ class EvalBatchSampler(Sampler[list[int]]):
     """Every item once, longest batches first; rank *r* of *R* takes every R-th batch, none twice."""
 
     def __init__(self, durations_s: np.ndarray, batch_size: int) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size ({batch_size}) must be at least 1")
         order = np.argsort(-np.asarray(durations_s), kind="stable")
         self.batches = [order[i : i + batch_size].tolist() for i in range(0, len(order), batch_size)]
         self.rank, self.num_ranks = 0, 1

@@ -11,13 +11,15 @@ import json
 import math
 import os
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from unisono.errors import UserError
 
-_AUDIO_ID = re.compile(r"[^/\\\x00-\x1f]{1,200}")
+_AUDIO_ID = re.compile(r"[^/\\\x00-\x1f]+")
+_MAX_ID_BYTES = 200  # file systems allow 255 for a name; an extension and a temporary suffix come on top
 
 
 def read_jsonl(path: str | os.PathLike) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -37,6 +39,13 @@ def read_jsonl(path: str | os.PathLike) -> Iterator[tuple[int, dict[str, Any]]]:
                         f"{path}:{number}: not JSON ({error.msg} at column {error.colno}); "
                         "each line must be one JSON object"
                     ) from None
+                except (ValueError, RecursionError) as error:
+                    raise UserError(f"{path}:{number}: not usable JSON ({error})") from None
+                if "\\u" in line and _has_lone_surrogate(record):
+                    raise UserError(
+                        f"{path}:{number}: a \\ud800 to \\udfff escape without its other half is no character; "
+                        "write the text as UTF-8"
+                    )
                 if not isinstance(record, dict):
                     raise UserError(f"{path}:{number}: a {type(record).__name__}, not a JSON object {{...}}")
                 yield number, record
@@ -44,15 +53,27 @@ def read_jsonl(path: str | os.PathLike) -> Iterator[tuple[int, dict[str, Any]]]:
             raise UserError(f"{path}: not UTF-8 text ({error}); save the manifest as UTF-8") from None
 
 
+def _has_lone_surrogate(record: Any) -> bool:
+    try:
+        json.dumps(record, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
 def write_jsonl(path: str | os.PathLike, records: Iterable[dict[str, Any]]) -> Path:
     """Write a manifest whole or not at all."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8") as out:
-        for record in records:
-            out.write(json.dumps(record, ensure_ascii=False) + "\n")
-    os.replace(temporary, path)
+    try:
+        with temporary.open("w", encoding="utf-8") as out:
+            for record in records:
+                out.write(json.dumps(record, ensure_ascii=False) + "\n")
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
     return path
 
 
@@ -81,8 +102,13 @@ class Fields:
     def audio_id(self) -> str:
         return self.get(
             "audio_id",
-            "a text of 1 to 200 characters without slashes (it names output files)",
-            lambda v: isinstance(v, str) and _AUDIO_ID.fullmatch(v) is not None and v.strip(". ") != "",
+            f"a text of 1 to {_MAX_ID_BYTES} bytes without slashes, not '.' or '..' (it names output files)",
+            lambda v: (
+                isinstance(v, str)
+                and _AUDIO_ID.fullmatch(v) is not None
+                and v.strip(". ") != ""
+                and len(v.encode()) <= _MAX_ID_BYTES
+            ),
         )
 
     def text(self, name: str, default: Any = ...) -> Any:
@@ -95,6 +121,10 @@ class Fields:
             lambda v: isinstance(v, list) and bool(v) and all(isinstance(s, str) and s for s in v),
         )
 
+    def any_text(self, name: str) -> str:
+        """An optional text that may be empty."""
+        return self.get(name, "a text", lambda v: isinstance(v, str), None) or ""
+
     def durations(self, name: str, default: Any = ...) -> Any:
         return self.get(
             name,
@@ -102,10 +132,8 @@ class Fields:
             lambda v: (
                 isinstance(v, list)
                 and bool(v)
-                and all(
-                    isinstance(d, int | float) and not isinstance(d, bool) and math.isfinite(d) and d >= 0 for d in v
-                )
-                and sum(v) > 0
+                and all(_is_finite_number(d) and d >= 0 for d in v)
+                and 0 < sum(map(float, v)) < math.inf
             ),
             default,
         )
@@ -114,7 +142,7 @@ class Fields:
         return self.get(
             name,
             "a positive number of seconds",
-            lambda v: isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) and v > 0,
+            lambda v: _is_finite_number(v) and v > 0,
             default,
         )
 
@@ -122,9 +150,20 @@ class Fields:
         """A path relative to the manifest's folder, which must exist."""
         value = self.get(name, "a path relative to this manifest", lambda v: isinstance(v, str) and bool(v))
         path = Path(os.path.normpath(self.path.parent / value))
-        if not path.is_file():
-            raise self.fail(f"field {name!r} names {path}, which does not exist; correct the path or remove the line")
+        try:
+            is_file = path.is_file()
+        except OSError as error:  # a name that is too long, a folder that may not be entered
+            raise self.fail(f"field {name!r} names {path}: {error.strerror}; correct the path") from error
+        if not is_file:
+            raise self.fail(f"field {name!r} names {path}, which is no file; correct the path or remove the line")
         return path
+
+
+def _is_finite_number(value: Any) -> bool:
+    """JSON numbers that a float can hold (JSON itself allows whole numbers of any size, Python reads NaN as well)."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) <= sys.float_info.max
 
 
 def load_manifest(path: str | os.PathLike) -> dict[str, Fields]:

@@ -41,6 +41,7 @@ def run_evaluation(cfg: DictConfig) -> Path:
         for index in range(len(dataset))
     ]
     model, _ = load_model_folder(cfg.model_dir)
+    parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
     output_dir = Path(cfg.output_dir)
     evaluate(
         items,
@@ -50,6 +51,7 @@ def run_evaluation(cfg: DictConfig) -> Path:
         history=Path(cfg.exp_dir) / "metrics.jsonl",
         title=f"Unisono: {Path(cfg.exp_dir).name}",
         workers=cfg.num_workers,
+        facts={"Trainable parameters": f"{parameters / 1e6:.1f} M", "Latent": f"{type(model.autoencoder).__name__}"},
     )
     return output_dir / "report.html"
 

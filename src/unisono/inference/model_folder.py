@@ -43,10 +43,15 @@ def save_model_folder(
     temporary = folder.with_name(f".tmp_{folder.name}_{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    (temporary / "config.yaml").write_text(yaml.safe_dump(kept, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    save_file(trainable_state(model), temporary / "model.safetensors")
-    (temporary / "README.md").write_text(_model_card(model, kept, metrics), encoding="utf-8")
-    sync_folder(temporary)
+    try:
+        config = yaml.safe_dump(kept, sort_keys=False, allow_unicode=True)
+        (temporary / "config.yaml").write_text(config, encoding="utf-8")
+        save_file(trainable_state(model), temporary / "model.safetensors")
+        (temporary / "README.md").write_text(_model_card(model, kept, metrics), encoding="utf-8")
+        sync_folder(temporary)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
     retired = folder.with_name(f".old_{folder.name}_{os.getpid()}")
     if folder.exists():
         os.replace(folder, retired)
@@ -94,11 +99,18 @@ def load_model_folder(folder: str | os.PathLike) -> tuple[UnifiedAudioModel, dic
         raise UserError(f"{folder} is no model folder (it lacks config.yaml); train first, or check the path")
     try:
         cfg = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not YAML ({error})") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not YAML ({error}); export the model again") from error
     if not isinstance(cfg, dict) or cfg.get("format_version") != FORMAT_VERSION or "model" not in cfg:
         raise UserError(f"{path}: not a model config of format_version {FORMAT_VERSION}; export the model again")
-    model = _build(cfg["model"], str(path), "model")
+    for name in ("phonemes", "speakers"):
+        values = cfg.setdefault(name, [])
+        if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+            raise UserError(f"{path}: `{name}` is not a list of texts; export the model again")
+    try:
+        model = _build(cfg["model"], str(path), "model")
+    except RecursionError as error:  # a YAML alias can refer to the node that holds it
+        raise UserError(f"{path}: `model` holds itself; export the model again") from error
     if not isinstance(model, UnifiedAudioModel):
         raise UserError(f"{path}: `model` builds a {type(model).__name__}, not a UnifiedAudioModel")
     load_strictly(model, read_weights(folder / "model.safetensors"), str(folder / "model.safetensors"))
@@ -111,11 +123,10 @@ def _build(node: Any, path: str, where: str) -> Any:
         return [_build(item, path, f"{where}[{i}]") for i, item in enumerate(node)]
     if not isinstance(node, dict):
         return node
-    arguments = {key: _build(value, path, f"{where}.{key}") for key, value in node.items() if key != "_target_"}
     if "_target_" not in node:
-        return arguments
+        return {key: _build(value, path, f"{where}.{key}") for key, value in node.items()}
     target = str(node["_target_"])
-    unusual = sorted(key for key in arguments if key.startswith("_"))
+    unusual = sorted(str(key) for key in node if key != "_target_" and str(key).startswith("_"))
     if unusual or not target.startswith(_ALLOWED_PACKAGES):
         what = f"keys {unusual}" if unusual else f"_target_ {target!r}"
         raise UserError(f"{path}: {where} has {what}; a model folder may build only classes of {_ALLOWED_PACKAGES}")
@@ -129,7 +140,10 @@ def _build(node: Any, path: str, where: str) -> Any:
     # The resolved object decides, so an alias of something else inside these modules is refused too.
     if not isinstance(cls, type) or not cls.__module__.startswith(_ALLOWED_PACKAGES):
         raise UserError(f"{path}: {where} names {target!r}, which is not a class of {_ALLOWED_PACKAGES}")
+    arguments = {key: _build(value, path, f"{where}.{key}") for key, value in node.items() if key != "_target_"}
     try:
         return cls(**arguments)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{path}: {where} ({target}): {error}") from error
+    except RecursionError:
+        raise
+    except Exception as error:  # whatever a constructor makes of settings it was not written for
+        raise UserError(f"{path}: {where} ({target}): {type(error).__name__}: {error}") from error

@@ -23,10 +23,12 @@ class FlowMatching:
     def __init__(self, sigma_sampling: str = "logit_normal", logit_mean: float = 0.0, logit_std: float = 1.0) -> None:
         if sigma_sampling not in ("uniform", "logit_normal"):
             raise ValueError(f"sigma_sampling is {sigma_sampling!r}; choose 'uniform' or 'logit_normal'")
+        if not logit_std > 0:
+            raise ValueError(f"logit_std is {logit_std}; it must be positive")
         self.sigma_sampling, self.logit_mean, self.logit_std = sigma_sampling, logit_mean, logit_std
 
     def sample_sigma(self, batch_size: int, device: torch.device) -> Tensor:
-        """Noise levels ``(B,)`` in (0, 1), stratified over the batch: less variance, the same distribution."""
+        """Noise levels ``(B,)`` in [0, 1], stratified over the batch: less variance, the same distribution."""
         uniform = (torch.randperm(batch_size, device=device) + torch.rand(batch_size, device=device)) / batch_size
         if self.sigma_sampling == "uniform":
             return uniform

@@ -43,7 +43,7 @@ class Trainer(TrainerHooks, ABC):
     """Loop, checkpoints, validation and logging around ``training_step`` and ``validation_step``.
 
     A *step* is one optimizer update of all processes together. Everything random in a step follows from
-    ``(seed, step, rank)``, so a resumed run repeats what an unbroken one does.
+    ``(seed, step, place of the micro-batch)``, so a resumed run repeats what an unbroken one does.
 
     Args:
         model: anything with parameters.
@@ -171,7 +171,9 @@ class Trainer(TrainerHooks, ABC):
         items = 0
         for micro in range(self.gradient_accumulation_steps):
             batch = next(batches)
-            torch.manual_seed(derive_seed(self.seed, self.step, micro, self.accelerator.process_index))
+            # Its place among all micro-batches of the step, so two processes draw what one does with twice as many.
+            place = micro * self.accelerator.num_processes + self.accelerator.process_index
+            torch.manual_seed(derive_seed(self.seed, self.step, place))
             self.on_train_batch_start(batch)
             last = micro == self.gradient_accumulation_steps - 1
             with nullcontext() if last else self.accelerator.no_sync(self.model), self.accelerator.autocast():

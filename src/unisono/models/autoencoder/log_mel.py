@@ -26,6 +26,14 @@ def mel_filterbank(sample_rate: int, n_fft: int, n_mels: int) -> Tensor:
     return filters / filters.sum(dim=1, keepdim=True).clamp_min(1e-8)
 
 
+def _per_channel(name: str, value: float | Sequence[float], channels: int) -> Tensor:
+    """One number, or one per channel, as a tensor ``(C,)``."""
+    given = torch.as_tensor(value, dtype=torch.float32)
+    if given.shape not in ((), (channels,)) or not bool(given.isfinite().all()):
+        raise ValueError(f"{name} is {value}; it must be one finite number or one for each of {channels} channels")
+    return given.expand(channels).clone()
+
+
 class LogMelAutoencoder(Autoencoder):
     """Encode: STFT magnitude, mel filters, log, normalise. Decode: least squares back to magnitudes, Griffin-Lim.
 
@@ -62,24 +70,28 @@ class LogMelAutoencoder(Autoencoder):
         momentum: float = 0.99,
     ) -> None:
         super().__init__()
+        if min(sample_rate, hop_samples, n_mels, griffin_lim_steps) < 1 or floor <= 0:
+            raise ValueError(
+                f"sample_rate ({sample_rate}), hop_samples ({hop_samples}), n_mels ({n_mels}), "
+                f"griffin_lim_steps ({griffin_lim_steps}) and floor ({floor}) must be positive"
+            )
         if n_fft < 3 * hop_samples:
             raise ValueError(f"n_fft ({n_fft}) must be at least 3 * hop_samples ({hop_samples}) for Griffin-Lim")
         self.sample_rate, self.hop_samples, self.latent_dim = sample_rate, hop_samples, n_mels
         self.n_fft, self.floor = n_fft, floor
         self.griffin_lim_steps, self.momentum = griffin_lim_steps, momentum
         filters = mel_filterbank(sample_rate, n_fft, n_mels)
-        channel = torch.ones(n_mels)
         # Not in the state dict: all of it follows from the settings.
         for name, value in {
             "filters": filters,
             "inverse_filters": torch.linalg.pinv(filters),
             "window": torch.hann_window(n_fft),
-            "mean": torch.as_tensor(mean, dtype=torch.float32) * channel,
-            "std": torch.as_tensor(std, dtype=torch.float32) * channel,
+            "mean": _per_channel("mean", mean, n_mels),
+            "std": _per_channel("std", std, n_mels),
         }.items():
             self.register_buffer(name, value, persistent=False)
         if not bool((self.std > 0).all()):
-            raise ValueError("std must be positive in every channel")
+            raise ValueError(f"std is {std}; it must be positive in every channel")
 
     def settings(self) -> dict[str, Any]:
         return {

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 import yaml
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from tqdm import tqdm
 
 from unisono.audio import read_audio
 from unisono.config import compose
 from unisono.data.manifest import load_manifest
+from unisono.errors import UserError
 from unisono.models.autoencoder.base import Autoencoder
+
+_MIN_RELATIVE_STD = 0.1
 
 
 def channel_statistics(autoencoder: Autoencoder, paths: Sequence[Path]) -> tuple[list[float], list[float]]:
@@ -26,21 +31,36 @@ def channel_statistics(autoencoder: Autoencoder, paths: Sequence[Path]) -> tuple
         total += latent.sum(0)
         squares += (latent**2).sum(0)
         frames += latent.shape[0]
+    if not frames:
+        raise UserError("no audio files were given; name manifests that have items")
     mean = total / frames
-    std = (squares / frames - mean**2).clamp_min(1e-8).sqrt()
-    return mean.tolist(), std.tolist()
+    std = (squares / frames - mean**2).clamp_min(0).sqrt()
+    if float(std.mean()) < 1e-6:
+        raise UserError(f"the latents of all {len(paths)} files are constant; is the audio silent?")
+    # A channel that is constant here (above the band of narrow recordings) is not so everywhere: divided by next to
+    # nothing, its first real value would drown all other channels.
+    return mean.tolist(), std.clamp_min(_MIN_RELATIVE_STD * float(std.mean())).tolist()
 
 
 def write_statistics(manifests: Sequence[Path], output: Path, overrides: Sequence[str] = ()) -> Path:
     """Write the configured autoencoder's ``mean`` and ``std`` as YAML, to be put into its config."""
+    from hydra.errors import HydraException
     from hydra.utils import instantiate
 
-    cfg = compose("default", ["++model.autoencoder.mean=0.0", "++model.autoencoder.std=1.0", *overrides])
-    autoencoder = instantiate(cfg.model.autoencoder)
+    try:
+        cfg = compose("default", ["++model.autoencoder.mean=0.0", "++model.autoencoder.std=1.0", *overrides])
+        autoencoder = instantiate(cfg.model.autoencoder)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(f"--set {' '.join(overrides) or '(nothing)'}: {str(error).splitlines()[0]}") from error
     paths = [record.file("audio") for manifest in manifests for record in load_manifest(manifest).values()]
     mean, std = channel_statistics(autoencoder, paths)
     settings = OmegaConf.to_container(cfg.model.autoencoder)
     assert isinstance(settings, dict)
     settings |= {"mean": [round(v, 3) for v in mean], "std": [round(v, 3) for v in std]}
-    output.write_text(yaml.safe_dump(settings, sort_keys=False, default_flow_style=None, width=120), encoding="utf-8")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
+    temporary.write_text(
+        yaml.safe_dump(settings, sort_keys=False, default_flow_style=None, width=120), encoding="utf-8"
+    )
+    os.replace(temporary, output)
     return output

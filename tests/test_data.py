@@ -1,0 +1,281 @@
+"""Data sets, sampler, loaders and collate: order, randomness and padding."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import SAMPLE_RATE, TASKS, TOY_PHONEMES, TOY_SPEAKERS
+from toy import toy_collator, toy_dataset
+from unisono.data.collate import Collator, check_vocabulary, text_tokens
+from unisono.data.datasets import ConcatDataset
+from unisono.data.loader import EvalBatchSampler, TrainBatchSampler, eval_dataloader, train_dataloader
+from unisono.errors import UserError
+from unisono.tasks import TASKS as TASK_TABLE
+from unisono.tasks import get_task
+from unisono.types import AudioContent, Batch, PhonemeContent, Sample, TextContent, length_mask
+
+LENGTHS_S = np.random.default_rng(5).lognormal(1.0, 0.7, 203)
+
+
+def equal(a, b) -> bool:
+    """Same values in every field, tensors bit by bit."""
+    if isinstance(a, torch.Tensor):
+        return isinstance(b, torch.Tensor) and torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
+    if dataclasses.is_dataclass(a):
+        return all(equal(getattr(a, f.name), getattr(b, f.name)) for f in dataclasses.fields(a))
+    return a == b
+
+
+# -- order ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_batch_is_a_function_of_seed_and_position() -> None:
+    asked_in_order = TrainBatchSampler(LENGTHS_S, 8, seed=3)
+    stream = [asked_in_order.batch(k) for k in range(80)]
+    for k in (79, 0, 30, 24, 25, 26, 79):  # any order, across the ends of epochs, from a sampler that remembers nothing
+        assert TrainBatchSampler(LENGTHS_S, 8, seed=3).batch(k) == stream[k]
+        assert asked_in_order.batch(k) == stream[k]
+    assert [TrainBatchSampler(LENGTHS_S, 8, seed=4).batch(k) for k in range(80)] != stream
+
+
+@pytest.mark.parametrize("num_ranks", [2, 3, 5])
+@pytest.mark.parametrize("start", [0, 7])
+def test_ranks_together_see_the_stream_of_one_process(num_ranks: int, start: int) -> None:
+    streams = []
+    for rank in range(num_ranks):
+        sampler = TrainBatchSampler(LENGTHS_S, 8, seed=3)
+        sampler.shard(rank, num_ranks)
+        sampler.start = start
+        batches = iter(sampler)
+        streams.append([next(batches) for _ in range(20)])
+    together = [batch for of_one_step in zip(*streams, strict=True) for batch in of_one_step]
+    single = TrainBatchSampler(LENGTHS_S, 8, seed=3)
+    assert together == [single.batch(k) for k in range(start * num_ranks, (start + 20) * num_ranks)]
+
+
+@pytest.mark.parametrize(("items", "batch_size", "bucket_batches"), [(203, 8, 8), (203, 1, 3), (7, 7, 8), (5, 9, 2)])
+def test_no_item_comes_twice_in_an_epoch(items: int, batch_size: int, bucket_batches: int) -> None:
+    sampler = TrainBatchSampler(LENGTHS_S[:items], batch_size, seed=1, bucket_batches=bucket_batches)
+    seen: Counter[int] = Counter()
+    for epoch in range(6):
+        batches = [sampler.batch(k) for k in range(epoch * len(sampler), (epoch + 1) * len(sampler))]
+        indices = [index for batch in batches for index in batch]
+        assert all(len(batch) == sampler.batch_size for batch in batches)
+        assert {index // items for index in indices} == {epoch}  # the epoch travels in the index
+        assert len(set(indices)) == len(indices) == items // sampler.batch_size * sampler.batch_size
+        seen.update(index % items for index in indices)
+    # What does not fill a batch is another few items each time.
+    assert set(seen) == set(range(items))
+
+
+def padding_share(sampler: TrainBatchSampler) -> float:
+    """Share of padded seconds in an epoch."""
+    batches = [LENGTHS_S[np.array(sampler.batch(k))] for k in range(len(sampler))]
+    return 1 - sum(b.sum() for b in batches) / sum(b.max() * len(b) for b in batches)
+
+
+def test_bucketing_saves_most_of_the_padding_and_keeps_the_order_random() -> None:
+    plain = padding_share(TrainBatchSampler(LENGTHS_S, 8, bucket_batches=1))
+    bucketed = padding_share(TrainBatchSampler(LENGTHS_S, 8, bucket_batches=8))
+    assert plain > 0.4 and bucketed < plain / 2
+    sampler = TrainBatchSampler(LENGTHS_S, 8, bucket_batches=8)
+    longest = [LENGTHS_S[sampler.batch(k)].max() for k in range(len(sampler))]
+    assert sorted(longest) != longest  # batches are shuffled again, not ordered by length
+    first, second = ({frozenset(i % 203 for i in sampler.batch(k)) for k in range(e * 25, e * 25 + 25)} for e in (0, 1))
+    assert not first & second  # and their members change every epoch
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2, 3, 40])
+def test_evaluation_takes_every_item_once_over_all_ranks(num_ranks: int) -> None:
+    seen = []
+    for rank in range(num_ranks):
+        sampler = EvalBatchSampler(LENGTHS_S, 8)
+        sampler.shard(rank, num_ranks)
+        batches = list(sampler)
+        assert len(batches) == len(sampler)
+        seen += [index for batch in batches for index in batch]
+    assert sorted(seen) == list(range(len(LENGTHS_S)))
+
+
+@pytest.mark.parametrize("batch_size", [0, -1])
+def test_batch_sizes_below_one_are_refused(batch_size: int) -> None:
+    for make in (TrainBatchSampler, EvalBatchSampler):
+        with pytest.raises(ValueError, match=str(batch_size)):
+            make(LENGTHS_S, batch_size)
+
+
+# -- data sets and loaders ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def everything(toy_corpus: Path) -> ConcatDataset:
+    return ConcatDataset([toy_dataset(toy_corpus, task) for task in TASKS])
+
+
+def test_concatenation_finds_each_item_and_the_epoch(everything: ConcatDataset) -> None:
+    assert len(everything) == 24 and len(list(everything)) == 24
+    for item in (0, 7, 8, 23):
+        dataset, position = everything.locate(item)
+        assert dataset is everything.datasets[item // 8] and position == item % 8
+    assert everything[24 * 5 + 9].audio_id == everything[9].audio_id == "text_to_speech_1"
+    assert everything.durations_s == pytest.approx([s.waveform.shape[0] / SAMPLE_RATE for s in everything])
+
+
+def test_instructions_are_drawn_from_epoch_and_item(everything: ConcatDataset) -> None:
+    drawn = [[everything[24 * epoch + item].instruction for epoch in range(30)] for item in range(4)]
+    for per_item in drawn:
+        assert set(per_item) <= set(get_task("t2a").instructions) and len(set(per_item)) > 5
+    assert drawn[0] != drawn[1]
+    assert drawn[0][17] == everything[24 * 17].instruction
+    dataset = everything.datasets[0]
+    reseeded = type(dataset)(dataset.items[0].path, dataset.target_lines[0].path, seed=1)
+    assert [reseeded.sample(i, 0).instruction for i in range(4)] != [dataset[i].instruction for i in range(4)]
+
+
+def test_any_number_of_workers_gives_the_same_batches(everything: ConcatDataset) -> None:
+    batches: dict[int, list[Batch]] = {}
+    for num_workers in (0, 1, 3):
+        loader = train_dataloader(everything, 4, toy_collator(), num_workers, seed=2)
+        loader.batch_sampler.start = 4  # epoch 0 has 6 batches: the next ones come from epochs 0, 1 and 2
+        stream = iter(loader)
+        batches[num_workers] = [next(stream) for _ in range(10)]
+        del stream
+    assert all(equal(a, b) for a, b in zip(batches[0], batches[1], strict=True))
+    assert all(equal(a, b) for a, b in zip(batches[0], batches[3], strict=True))
+    decoded = {bytes(t[t > 0].sub(1).tolist()).decode() for b in batches[3] for t in b.instruction_tokens}
+    assert len(decoded) > 12  # paraphrases of later epochs arrive in the workers as well
+
+
+def test_evaluation_loader_gives_each_item_once_longest_first(everything: ConcatDataset) -> None:
+    batches = list(eval_dataloader(everything, 5, toy_collator()))
+    assert sorted(i for b in batches for i in b.audio_ids) == sorted(s.audio_id for s in everything)
+    longest = [int(b.waveform_lengths.max()) for b in batches]
+    assert longest == sorted(longest, reverse=True)
+
+
+def test_limits_leave_out_items_and_say_how_many(toy_corpus: Path) -> None:
+    folder = toy_corpus / "text_to_audio"
+    cls = type(toy_dataset(toy_corpus, "text_to_audio"))
+    assert len(cls(folder / "content.jsonl", folder / "audio.jsonl", max_samples=3)) == 3
+    kept = cls(folder / "content.jsonl", folder / "audio.jsonl", max_duration_s=0.6)
+    assert len(kept) == 8 and kept.num_left_out == 0
+    with pytest.raises(UserError, match=r"none of 8 items is left \(max_duration_s=0.5"):
+        cls(folder / "content.jsonl", folder / "audio.jsonl", max_duration_s=0.5)
+    with pytest.raises(UserError, match="list of data sets is empty"):
+        ConcatDataset([])
+
+
+def test_without_targets_nothing_but_content_is_needed(toy_corpus: Path) -> None:
+    for task in TASKS:
+        dataset = type(toy_dataset(toy_corpus, task))(toy_corpus / task / "content.jsonl")
+        sample = dataset[0]
+        assert sample.waveform is None and dataset.durations_s.tolist() == [0.0] * 8
+        assert toy_collator()([sample]).waveform is None
+        assert sample.item_name.endswith("content.jsonl:1") and dataset.describe(dataset.items[0])
+
+
+# -- collate --------------------------------------------------------------------------------------------------------
+
+
+def mixed(everything: ConcatDataset, seed: int, size: int) -> list[Sample]:
+    rng = np.random.default_rng(seed)
+    samples = [everything[int(i)] for i in rng.permutation(len(everything))[:size]]
+    # Different lengths, so that there is padding.
+    return [
+        dataclasses.replace(sample, waveform=sample.waveform[: int(rng.integers(100, 14_000))])
+        for sample in samples
+        if sample.waveform is not None
+    ]
+
+
+@pytest.mark.parametrize("size", [1, 2, 9, 24])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_rows_find_back_to_their_items_in_any_order_of_tasks(everything: ConcatDataset, seed: int, size: int) -> None:
+    samples = mixed(everything, seed, size)
+    batch = toy_collator()(samples)
+    assert len(batch) == size and batch.audio_ids == tuple(s.audio_id for s in samples)
+    assert [list(TASK_TABLE)[i] for i in batch.task_index] == [s.task for s in samples]
+    found: list[int] = []
+    for modality, content in batch.contents.items():
+        found += content.index.tolist()
+        for row, item in enumerate(content.index.tolist()):
+            own = samples[item].content[0]
+            assert own.modality == modality
+            if isinstance(own, TextContent):
+                tokens = content.inputs["tokens"][row]
+                assert bytes((tokens[tokens > 0] - 1).tolist()).decode() == own.text
+            elif isinstance(own, PhonemeContent):
+                tokens = content.inputs["tokens"][row]
+                units = len(own.phonemes)
+                assert [TOY_PHONEMES[t - 1] for t in tokens[:units]] == list(own.phonemes)
+                assert TOY_SPEAKERS[content.inputs["speaker"][row] - 1] == own.speaker
+                assert torch.equal(content.durations_s[row, :units], own.durations_s)
+                assert not tokens[units:].any() and not content.durations_s[row, units:].any()
+            elif isinstance(own, AudioContent):
+                samples_in = int(content.inputs["lengths"][row])
+                assert torch.equal(content.inputs["waveform"][row, :samples_in], own.waveform)
+                assert not content.inputs["waveform"][row, samples_in:].any()
+    assert sorted(found) == list(range(size))
+    for row, sample in enumerate(samples):
+        length = int(batch.waveform_lengths[row])
+        assert length == len(sample.waveform)
+        assert torch.equal(batch.waveform[row, :length], sample.waveform) and not batch.waveform[row, length:].any()
+
+
+def test_tokens_decode_back_to_any_text() -> None:
+    texts = ["", "a", "naïve 雨 🔔", "\x00 zero byte", "x" * 500]
+    tokens = text_tokens(texts)
+    for row, text in zip(tokens, texts, strict=True):
+        length = len(text.encode())
+        assert bytes((row[:length] - 1).tolist()).decode() == text
+        assert (row[:length] > 0).all() and not row[length:].any()
+
+
+def test_units_without_durations_or_speaker() -> None:
+    sample = Sample("x", "text_to_speech", "Say it.", (PhonemeContent(("a", "b")),))
+    content = toy_collator()([sample]).contents["phoneme"]
+    assert content.durations_s is None and content.inputs["speaker"].tolist() == [0]
+
+
+def test_an_item_may_have_content_of_two_modalities(everything: ConcatDataset) -> None:
+    both = dataclasses.replace(everything[16], content=(*everything[16].content, TextContent("a bell")))
+    batch = toy_collator()([everything[0], both])
+    assert batch.contents["text"].index.tolist() == [0, 1] and batch.contents["audio"].index.tolist() == [1]
+
+
+def test_a_batch_with_and_without_targets_is_refused(everything: ConcatDataset) -> None:
+    with pytest.raises(ValueError, match="with and without"):
+        toy_collator()([everything[0], dataclasses.replace(everything[1], waveform=None)])
+
+
+def test_masks_mark_the_valid_part() -> None:
+    assert length_mask(torch.tensor([0, 2, 3]), 3).int().tolist() == [[0, 0, 0], [1, 1, 0], [1, 1, 1]]
+
+
+def test_unknown_symbols_are_found_before_training_without_reading_audio(
+    everything: ConcatDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("unisono.data.datasets.read_audio", lambda *_: pytest.fail("read audio"))
+    check_vocabulary(everything, toy_collator())
+    with pytest.raises(UserError, match=r"content.jsonl:\d+: phonemes \['h'\] are not among the model's 7"):
+        check_vocabulary(everything, Collator(TOY_PHONEMES[:-1], TOY_SPEAKERS))
+    with pytest.raises(UserError, match=r"content.jsonl:2: speaker 'bob' is unknown .* \(it has: ann\)"):
+        check_vocabulary(everything, Collator(TOY_PHONEMES, ("ann",)))
+
+
+def test_tasks_are_found_by_name_and_short_name_and_unknown_ones_list_the_choices() -> None:
+    for name, row in TASK_TABLE.items():
+        assert get_task(name) is get_task(row.short) is row
+        assert len(set(row.instructions)) == len(row.instructions) >= 5
+    with pytest.raises(UserError) as caught:
+        get_task("text_to_smell")
+    assert "text_to_smell" in str(caught.value)
+    assert all(f"{row.name} ({row.short})" in str(caught.value) for row in TASK_TABLE.values())

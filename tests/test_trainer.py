@@ -1,0 +1,172 @@
+"""The loop: resuming, order over processes, checkpoints, validation."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from conftest import TASKS
+from toy import toy_collator, toy_dataset, toy_model
+from unisono.data.datasets import ConcatDataset
+from unisono.data.loader import eval_dataloader, train_dataloader
+from unisono.errors import UserError
+from unisono.training.audio_generation_trainer import AudioGenerationTrainer
+from unisono.training.checkpoint import CheckpointFolder, load_strictly, read_weights
+from unisono.training.losses import AudioGenerationLoss
+from unisono.training.schedules import constant_with_warmup, cosine_with_warmup
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def make_trainer(corpus: Path, exp_dir: Path, *, epochs: int = 1, num_workers: int = 0, **options: Any):
+    datasets = ConcatDataset([toy_dataset(corpus, task) for task in TASKS])
+    settings = {
+        "lr_scheduler": partial(cosine_with_warmup, min_ratio=0.1),
+        "epoch_length": 6,
+        "seed": 3,
+        "warmup_params": {"warmup_steps": 2},
+        "mixed_precision": "no",
+        "ema_decay": 0.9,
+        "val_sigmas": (0.3, 0.7),
+        "log_every_n_steps": 1,
+        "val_every_n_steps": 3,
+        "save_every_n_steps": 2,
+        "progress": False,
+    }
+    return AudioGenerationTrainer(
+        model=toy_model(16, 2),
+        optimizer=partial(torch.optim.AdamW, lr=1e-3),
+        loss_fn=AudioGenerationLoss(),
+        train_dataloader=train_dataloader(datasets, 4, toy_collator(), num_workers=num_workers, seed=3),
+        val_dataloader=eval_dataloader(datasets, 8, toy_collator()),
+        exp_dir=exp_dir,
+        epochs=epochs,
+        **{**settings, **options},
+    )
+
+
+def logged(exp_dir: Path) -> list[dict]:
+    """Everything but speeds."""
+    records = [json.loads(line) for line in (exp_dir / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in record.items() if k != "items_per_s"} for record in records]
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize(("killed_at", "workers", "accumulation"), [(3, 0, 1), (5, 2, 1), (3, 0, 2)])
+def test_a_resumed_run_prints_the_same_losses(
+    killed_at: int, workers: int, accumulation: int, toy_corpus: Path, tmp_path: Path
+) -> None:
+    make_trainer(toy_corpus, tmp_path / "whole", gradient_accumulation_steps=accumulation).fit()
+    broken = make_trainer(toy_corpus, tmp_path / "broken", gradient_accumulation_steps=accumulation)
+
+    def die(batch: Any) -> None:
+        if broken.step == killed_at:
+            raise Killed
+
+    broken.on_train_batch_end = die  # type: ignore[method-assign]
+    with pytest.raises(Killed):
+        broken.fit()
+    resumed = make_trainer(
+        toy_corpus, tmp_path / "broken", num_workers=workers, gradient_accumulation_steps=accumulation
+    )
+    resumed.fit()
+    assert logged(tmp_path / "broken") == logged(tmp_path / "whole")
+    a = read_weights(tmp_path / "whole/checkpoints/last/ema.safetensors")
+    b = read_weights(tmp_path / "broken/checkpoints/last/ema.safetensors")
+    assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_finished_run_is_not_trained_again(toy_corpus: Path, tmp_path: Path) -> None:
+    make_trainer(toy_corpus, tmp_path).fit()
+    before = (tmp_path / "metrics.jsonl").read_text()
+    again = make_trainer(toy_corpus, tmp_path)
+    again.fit()
+    assert again.step == 6 and (tmp_path / "metrics.jsonl").read_text() == before
+    with pytest.raises(UserError, match="resume=never"):
+        make_trainer(toy_corpus, tmp_path, resume="never").fit()
+
+
+def test_the_schedule_counts_updates(toy_corpus: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(toy_corpus, tmp_path, lr_scheduler=constant_with_warmup, warmup_params={"warmup_steps": 4})
+    trainer.fit()
+    rates = [record["lr"] for record in logged(tmp_path) if "lr" in record]
+    # Logged after the update: the rate of the next one.
+    assert rates == pytest.approx([0.0005, 0.00075, 0.001, 0.001, 0.001, 0.001])
+
+
+def test_old_checkpoints_go_only_after_the_new_one_is_there(tmp_path: Path) -> None:
+    folder = CheckpointFolder(tmp_path, save_last_k=2)
+    weights = {"model": {"w": torch.ones(2)}}
+    for step in range(1, 6):
+        folder.save(step, weights, {"step": step}, is_best=step == 2)
+    assert [path.name for path in folder.steps()] == ["step_00000002", "step_00000004", "step_00000005"]
+    assert folder.best() == tmp_path / "step_00000002"
+    assert (tmp_path / "last").resolve().name == "step_00000005"
+    (tmp_path / ".tmp_step_00000006").mkdir()  # a save that was killed
+    assert folder.latest() == tmp_path / "step_00000005"
+
+
+def test_weights_that_do_not_fit_are_listed() -> None:
+    model = toy_model(16, 2)
+    weights = {name: p.detach() for name, p in model.state_dict().items()}
+    weights["backbone.output.weight"] = torch.zeros(3, 3)
+    weights["surplus"] = weights.pop("null_frame")
+    with pytest.raises(UserError) as error:
+        load_strictly(model, weights, "here")
+    for part in ("missing: null_frame", "unknown: surplus", "shape of backbone.output.weight", "here"):
+        assert part in str(error.value)
+
+
+def test_validation_is_the_same_whatever_the_batch_size(toy_corpus: Path, tmp_path: Path) -> None:
+    means = []
+    for batch_size in (3, 24):
+        trainer = make_trainer(toy_corpus, tmp_path / str(batch_size))
+        trainer.val_dataloader = eval_dataloader(trainer.train_dataloader.dataset, batch_size, toy_collator())
+        trainer.exp_dir.mkdir()
+        trainer._validate()
+        means.append(trainer.last_val_metrics)
+    # The duration losses are means of batch means; everything per item is exact.
+    for name in ("val/loss", "val/loss/text_to_speech", "val/loss_sigma/0.3"):
+        assert means[0][name] == pytest.approx(means[1][name], rel=1e-5)
+
+
+@pytest.mark.slow
+def test_two_processes_train_like_one_that_accumulates(toy_corpus: Path, tmp_path: Path) -> None:
+    """The same micro-batches with the same noise, so the same updates but for the order of summation."""
+    script = tmp_path / "run.py"
+    script.write_text(
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from pathlib import Path\n"
+        "from test_trainer import make_trainer\n"
+        "make_trainer(Path(sys.argv[2]), Path(sys.argv[3])).fit()\n"
+    )
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run(
+        [*command, str(script), str(ROOT / "tests"), str(toy_corpus), str(tmp_path / "two")],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    make_trainer(toy_corpus, tmp_path / "one", gradient_accumulation_steps=2).fit()
+    for two, one in zip(logged(tmp_path / "two"), logged(tmp_path / "one"), strict=True):
+        assert two.keys() == one.keys()
+        # A duration loss is a mean of batch means; all else is the same mean.
+        for name in two.keys() - {"grad_norm"}:
+            assert two[name] == pytest.approx(one[name], rel=2e-3), (two["step"], name)
+    a = read_weights(tmp_path / "two/checkpoints/last/model.safetensors")
+    b = read_weights(tmp_path / "one/checkpoints/last/model.safetensors")
+    assert all(torch.allclose(a[name], b[name], atol=2e-3) for name in a)
