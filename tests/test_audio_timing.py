@@ -68,15 +68,9 @@ def test_seconds_round_half_up_and_have_at_least_one_frame() -> None:
     assert timing.seconds_to_samples(2.5 / RATE, RATE) == 3  # Python's own round() gives 2
     assert timing.seconds_to_samples(3.5 / RATE, RATE) == 4
     assert all(timing.seconds_to_samples(n / RATE, RATE) == n for n in range(0, 100_000, 77))
+    frames = torch.tensor([0.0, 0.4, 0.5, 1.5, 2.5, 2.6])
     # At 64 Hz halves of a frame are exact numbers.
-    assert timing.seconds_to_frames(torch.tensor([0.0, 0.4, 0.5, 1.5, 2.5, 2.6]) / 64, 64.0).tolist() == [
-        1,
-        1,
-        1,
-        2,
-        3,
-        3,
-    ]
+    assert timing.seconds_to_frames(frames / 64, 64.0).tolist() == [1, 1, 1, 2, 3, 3]
 
 
 @pytest.mark.parametrize("total_s", [0.29, 1.23, 4.57, 1000.01])

@@ -48,7 +48,7 @@ def verify_audio(
     faults = _faults(unread, workers or min(16, os.cpu_count() or 1))
     if cache is not None and unread:
         good = {path: stamp for path, stamp in stamps.items() if stamp is not None and path not in faults}
-        _write_cache(Path(cache), known | good, without=faults)
+        _write_cache(Path(cache), known | good)
     if faults:
         shown = "\n  ".join(f"{places[path]}: {reason}" for path, reason in list(faults.items())[:_MAX_FAULTS_SHOWN])
         hidden = len(faults) - _MAX_FAULTS_SHOWN
@@ -100,10 +100,8 @@ def _read_cache(cache: Path) -> dict[str, _Stamp]:
     return files if isinstance(files, dict) else {}
 
 
-def _write_cache(cache: Path, files: dict[str, _Stamp], without: Iterable[str]) -> None:
+def _write_cache(cache: Path, files: dict[str, _Stamp]) -> None:
     """Whole or not at all, so that two runs of one folder never read half a cache."""
-    for path in without:
-        files.pop(path, None)
     cache.parent.mkdir(parents=True, exist_ok=True)
     temporary = cache.with_name(f".{cache.name}.{os.getpid()}.tmp")
     try:

@@ -47,12 +47,12 @@ def write_statistics(manifests: Sequence[Path], output: Path, overrides: Sequenc
     from hydra.errors import HydraException
     from hydra.utils import instantiate
 
+    paths = [record.file("audio") for manifest in manifests for record in load_manifest(manifest).values()]
     try:
         cfg = compose("default", ["++model.autoencoder.mean=0.0", "++model.autoencoder.std=1.0", *overrides])
         autoencoder = instantiate(cfg.model.autoencoder)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(f"--set {' '.join(overrides) or '(nothing)'}: {str(error).splitlines()[0]}") from error
-    paths = [record.file("audio") for manifest in manifests for record in load_manifest(manifest).values()]
     mean, std = channel_statistics(autoencoder, paths)
     settings = OmegaConf.to_container(cfg.model.autoencoder)
     assert isinstance(settings, dict)
