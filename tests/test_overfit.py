@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from conftest import TASKS
 from toy import toy_collator, toy_dataset, toy_model
-
 from unisono.models.unified import GenerationSettings, UnifiedAudioModel
 from unisono.training.losses import AudioGenerationLoss
 from unisono.training.trainer import best_precision
@@ -65,7 +65,10 @@ def test_every_item_is_nearest_to_its_own_target(task: str, trained: UnifiedAudi
 def fixed_loss(model: UnifiedAudioModel, batch: Batch) -> float:
     noise = torch.randn(8, 30, 40, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        losses = [AudioGenerationLoss()(model(batch, sigma=torch.full((8,), s), noise=noise)).flow.mean() for s in (0.3, 0.6, 0.9)]
+        losses = [
+            AudioGenerationLoss()(model(batch, sigma=torch.full((8,), s), noise=noise)).flow.mean()
+            for s in (0.3, 0.6, 0.9)
+        ]
     return float(sum(losses))
 
 

@@ -91,7 +91,7 @@ class ContentBatch:
     Attributes:
         index: int64 ``(N,)``, which item of the batch each row belongs to.
         inputs: what the modality's encoder takes as keyword arguments.
-        durations_s: ``(N, L)`` seconds per unit, zero at padding; None when unknown or without meaning.
+        durations_s: ``(N, L)`` seconds per unit, zero at padding; a row of zeros is unknown; None when no row is known.
     """
 
     index: Tensor

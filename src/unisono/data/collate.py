@@ -76,11 +76,12 @@ class Collator:
             self.check(sample.item_name or sample.audio_id, content)
             tokens.append(torch.tensor([self.phoneme_token[symbol] for symbol in content.phonemes]))
             speakers.append(self.speaker_index[content.speaker] if content.speaker else 0)
-        durations = [content.durations_s for content in contents if content.durations_s is not None]
+        known = any(content.durations_s is not None for content in contents)
+        durations = [torch.zeros(len(c.phonemes)) if c.durations_s is None else c.durations_s for c in contents]
         return ContentBatch(
             index,
             {"tokens": pad(tokens), "speaker": torch.tensor(speakers)},
-            pad(durations) if len(durations) == len(contents) else None,
+            pad(durations) if known else None,
         )
 
     def check(self, where: str, content: PhonemeContent) -> None:

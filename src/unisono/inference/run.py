@@ -94,7 +94,7 @@ def _finished(manifest: Path, provenance: dict[str, Any]) -> set[tuple[str, str]
     if not manifest.is_file():
         return set()
     kept: dict[tuple[str, str], str] = {}
-    lines = manifest.read_text(encoding="utf-8").splitlines()
+    lines = manifest.read_text(encoding="utf-8").split("\n")  # splitlines() would also split captions, at U+2028
     for line in lines:
         try:
             record = json.loads(line)

@@ -54,7 +54,7 @@ class PositionEmbedding(nn.Module):
 def fused_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
     """Scaled dot-product attention over ``(B, H, T, E)``; in float32 on a CPU.
 
-    The CPU kernel's bfloat16 backward pass takes two to five times as long as its float32 one (benchmarks/attention.py).
+    The CPU kernel takes two to five times as long for the backward pass in bfloat16 (benchmarks/attention.py).
     """
     if query.device.type != "cpu":
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)

@@ -31,7 +31,7 @@ class EncodedContent:
         index: ``(N,)`` rows of the batch.
         adapted: content and predicted durations.
         alignment: how the units lie in time.
-        durations_s: ``(N, L)`` given durations, or None.
+        durations_s: ``(N, L)`` given durations, or None; a row of zeros has none.
     """
 
     index: Tensor
@@ -159,9 +159,11 @@ class UnifiedAudioModel(nn.Module):
         mask = content.adapted.content.mask
         if content.alignment is Alignment.FRAMES:
             return mask.double()
+        predicted = self.content_adapter.from_log_duration(content.adapted.local_duration).double() * mask
         if predict or content.durations_s is None:
-            return self.content_adapter.from_log_duration(content.adapted.local_duration).double() * mask
-        return content.durations_s.double() * self.autoencoder.latent_rate_hz
+            return predicted
+        given = content.durations_s.double() * self.autoencoder.latent_rate_hz
+        return torch.where(given.sum(dim=1, keepdim=True) > 0, given, predicted)
 
     def _unit_ends(self, content: EncodedContent, lengths: Tensor, predict: bool) -> Tensor:
         """End frame ``(N, L)`` of each unit; units with durations are stretched to fill ``lengths (B,)`` exactly."""
@@ -255,7 +257,8 @@ class UnifiedAudioModel(nn.Module):
                 )
             elif content.alignment is Alignment.UNITS and content.durations_s is not None:
                 target = adapter.log_duration(content.durations_s * self.autoencoder.latent_rate_hz)
-                local.append(DurationPrediction(content.index, adapted.local_duration, target, adapted.content.mask))
+                known = adapted.content.mask & (content.durations_s.sum(dim=1, keepdim=True) > 0)
+                local.append(DurationPrediction(content.index, adapted.local_duration, target, known))
         return local, whole
 
     def _touch_unused(self, batch: Batch) -> Tensor:
@@ -313,8 +316,9 @@ class UnifiedAudioModel(nn.Module):
         size, device = len(batch), self.null_frame.device
         encoded = self.encode_content(batch)
         lengths = self.generated_lengths(encoded, size, settings)
+        fixed = {row for c in encoded if c.alignment is Alignment.FRAMES for row in c.index.tolist()}
         for row, seconds in enumerate(duration_s or ()):
-            if seconds is not None:
+            if seconds is not None and row not in fixed:
                 lengths[row] = seconds_to_frames(seconds, self.autoencoder.latent_rate_hz)
         lengths_list = lengths.tolist()
         num_frames = max(lengths_list)

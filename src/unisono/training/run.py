@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -29,9 +30,12 @@ def run_training(cfg: DictConfig) -> Path:
     exp_dir = Path(cfg.exp_dir)
     with PartialState().main_process_first():
         ensure_mini_corpus(cfg)
-    # Data first: every manifest is checked before a weight is made.
+    # Data first: every line and every file is checked before a weight is made.
     train_dataloader = instantiate(cfg.train_dataloader)
     val_dataloader = instantiate(cfg.val_dataloader)
+    with PartialState().main_process_first():
+        for loader in (train_dataloader, val_dataloader):
+            check_data(loader, cache=exp_dir / "verified_audio.json")
     import torch
 
     torch.manual_seed(cfg.seed)
@@ -64,6 +68,18 @@ def run_training(cfg: DictConfig) -> Path:
         logger.info("model exported to %s", folder)
     trainer.accelerator.wait_for_everyone()
     return folder
+
+
+def check_data(loader: Any, cache: Path) -> None:
+    """Raise before training for unknown phonemes or speakers and for audio that cannot be read or is not finite."""
+    from unisono.data.collate import Collator, check_vocabulary
+    from unisono.data.datasets import ConcatDataset
+    from unisono.data.verify import verify_audio
+
+    if isinstance(loader.dataset, ConcatDataset):  # other data sets are the user's own to check
+        if isinstance(loader.collate_fn, Collator):
+            check_vocabulary(loader.dataset, loader.collate_fn)
+        verify_audio(loader.dataset.datasets, cache=cache)
 
 
 def count_trainable(model) -> int:
