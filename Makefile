@@ -22,11 +22,18 @@ STAMP := $(VENV)/.installed
 $(STAMP): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "No Python found; install Python 3.11 or newer, or say: make PYTHON=path/to/python"; exit 1; }
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(f"Python 3.11 or newer is needed, $(PYTHON) is {v[0]}.{v[1]}; say: make PYTHON=path/to/python" if v < (3, 11) else 0)'
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); $(PYTHON) -m pip install --user virtualenv && $(PYTHON) -m virtualenv $(VENV); }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { rm -rf $(VENV); $(PYTHON) -m venv $(VENV); } || $(MAKE) --no-print-directory virtualenv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[speech,eval,dev]'
 	@touch $@
 
 install: $(STAMP) ## Make .venv with everything in it
+
+.PHONY: virtualenv
+virtualenv: # for a Python whose venv module lacks pip (Debian without python3-venv)
+	rm -rf $(VENV)
+	$(PYTHON) -m pip install --quiet --target $(VENV)-bootstrap virtualenv
+	PYTHONPATH=$(VENV)-bootstrap $(PYTHON) -m virtualenv --quiet $(VENV)
+	rm -rf $(VENV)-bootstrap
 
 demo: $(STAMP) ## Corpus, training, generation, evaluation, report (FAST=1: under two minutes)
 	$(BIN)/unisono prepare mini --out data/mini

@@ -80,13 +80,6 @@ def test_the_length_of_a_clip_is_the_end_of_its_only_unit(total_s: float) -> Non
         assert whole == timing.unit_boundaries(torch.tensor([[total_s]], dtype=torch.float64), rate_hz)[0, 0]
 
 
-def test_scaled_durations_keep_their_proportions() -> None:
-    scaled = timing.scale_durations([0.1, 0.3, 0.0], 2.0)
-    assert scaled == pytest.approx([0.5, 1.5, 0.0])
-    with pytest.raises(ValueError, match="zero"):
-        timing.scale_durations([0.0], 1.0)
-
-
 @pytest.mark.parametrize(("rate", "hop"), [(0, 480), (24_000, 0), (-1, 480)])
 def test_a_rate_needs_positive_numbers(rate: int, hop: int) -> None:
     with pytest.raises(ValueError, match=str(rate if rate <= 0 else hop)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -96,8 +97,6 @@ def test_generation_evaluation_and_their_repetition(trained: Path, data_root: Pa
 @pytest.mark.slow
 def test_what_a_user_can_mend_ends_with_one_line(trained: Path, data_root: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken"
-    import shutil
-
     shutil.copytree(data_root, broken)
     path = broken / "mini/text_to_audio/train/content.jsonl"
     lines = path.read_text().splitlines()
@@ -111,8 +110,34 @@ def test_what_a_user_can_mend_ends_with_one_line(trained: Path, data_root: Path,
     for command, expected in cases.items():
         done = run(*command)
         assert done.returncode == 1, command
-        assert expected in done.stderr and "Traceback" not in done.stderr, done.stderr
+        errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+        assert len(errors) == 1 and expected in errors[0], done.stderr
+        assert "Traceback" not in done.stderr and "HYDRA_FULL_ERROR" not in done.stderr, done.stderr
     assert not (tmp_path / "run/checkpoints").exists()
+
+
+@pytest.mark.slow
+def test_a_run_is_not_continued_with_other_settings(trained: Path, data_root: Path) -> None:
+    before = (trained / "config.yaml").read_text()
+    command = ["train.py", *TINY, f"data_root='{data_root}'", f"exp_dir='{trained}'"]
+    done = run(*command, "optimizer.lr=0.5")
+    assert done.returncode == 1 and "optimizer.lr: 0.001 there, 0.5 now" in done.stderr, done.stderr
+    assert (trained / "config.yaml").read_text() == before
+    assert run(*command).returncode == 0  # the same settings: finished already
+
+
+@pytest.mark.slow
+def test_audio_made_from_other_content_is_made_again(trained: Path, data_root: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(data_root, other)
+    path = other / "mini/text_to_audio/test/content.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines[0]["caption"] = "something else"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    common = ["inference.py", f"exp_dir='{trained}'", f"output_dir='{tmp_path / 'out'}'", "generation.num_steps=1"]
+    assert run(*common, f"data_root='{data_root}'").returncode == 0
+    done = run(*common, f"data_root='{other}'")
+    assert "1 items to generate, 8 finished" in done.stderr + done.stdout
 
 
 @pytest.mark.slow

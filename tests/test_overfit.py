@@ -52,7 +52,9 @@ def test_every_item_is_nearest_to_its_own_target(task: str, trained: UnifiedAudi
     own = [sample for sample in samples if sample.task == task]
     batch = toy_collator()(own)
     target, lengths = trained.autoencoder.encode(batch.waveform, batch.waveform_lengths)
-    made = trained.generate(batch, range(8), GenerationSettings(num_steps=24, guidance_scale=1.5))
+    made = trained.generate(
+        batch, range(8), GenerationSettings(num_steps=24, guidance_scale=1.5, predict_durations=True)
+    )
     assert (made.latent_lengths - lengths).abs().max() <= 2, "predicted lengths"
     latent = torch.nn.functional.pad(made.latent, (0, 0, 0, 2))[:, : target.shape[1]]
     between = distances(target, target)

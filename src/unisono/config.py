@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -82,6 +81,13 @@ def check_training_nodes(cfg: DictConfig) -> None:
         raise UserError("the configuration is incomplete:\n  " + "\n  ".join(faults))
 
 
+def user_error(error: BaseException | None) -> UserError | None:
+    """The user's error behind an exception: Hydra wraps what a constructor raises."""
+    while error is not None and not isinstance(error, UserError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
 def hydra_entry(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
     """Decorator of the entry points: Hydra with our config tree, and user errors without a traceback."""
 
@@ -89,17 +95,18 @@ def hydra_entry(config_name: str) -> Callable[[Callable[[DictConfig], None]], Ca
         @functools.wraps(body)
         def run() -> None:
             import hydra
+            from hydra.errors import InstantiationException
 
             register_omegaconf_resolvers()
 
             def guarded(cfg: DictConfig) -> None:
                 try:
                     body(resolved(cfg))
-                except UserError as error:
-                    if os.environ.get("HYDRA_FULL_ERROR"):
+                except (UserError, InstantiationException) as error:
+                    mendable = user_error(error)
+                    if mendable is None or os.environ.get("HYDRA_FULL_ERROR"):
                         raise
-                    logging.getLogger("unisono").debug("user error", exc_info=error)
-                    print(f"error: {error}", file=sys.stderr)
+                    print(f"error: {mendable}", file=sys.stderr)
                     sys.exit(1)
 
             hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=config_name)(guarded)()

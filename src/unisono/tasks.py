@@ -18,16 +18,12 @@ class Task:
         name: config name and folder name.
         short: abbreviation for the command line.
         modality: key of the content encoder that reads the task's content.
-        time_aligned: True if each unit of content belongs to a span of the output.
-        content_fields: fields of ``content.jsonl`` that every line of the task must have.
         instructions: paraphrases; one is drawn per item.
     """
 
     name: str
     short: str
     modality: str
-    time_aligned: bool
-    content_fields: tuple[str, ...]
     instructions: tuple[str, ...]
 
 
@@ -36,8 +32,6 @@ _ROWS = (
         name="text_to_audio",
         short="t2a",
         modality="text",
-        time_aligned=False,
-        content_fields=("caption",),
         instructions=(
             "Generate the sound described by the text.",
             "Create audio that matches this caption.",
@@ -55,8 +49,6 @@ _ROWS = (
         name="text_to_speech",
         short="tts",
         modality="phoneme",
-        time_aligned=True,
-        content_fields=("phonemes", "durations_s"),
         instructions=(
             "Read the text aloud.",
             "Speak these phonemes in the given voice.",
@@ -74,8 +66,6 @@ _ROWS = (
         name="speech_enhancement",
         short="se",
         modality="audio",
-        time_aligned=True,
-        content_fields=("noisy_audio",),
         instructions=(
             "Remove the noise from this recording.",
             "Clean up the speech.",

@@ -7,7 +7,6 @@ A waveform of S samples has ``ceil(S / hop_samples)`` frames: no sample is dropp
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -59,12 +58,3 @@ def unit_boundaries(durations_s: Tensor, rate_hz: float) -> Tensor:
     # float64: 1e5 frames must still round right after a cumulative sum.
     ends = torch.cumsum(durations_s.double(), dim=1) * rate_hz
     return torch.floor(ends + 0.5).long()
-
-
-def scale_durations(durations_s: Sequence[float] | np.ndarray, total_s: Seconds) -> np.ndarray:
-    """Durations stretched so that they sum to ``total_s``."""
-    durations = np.asarray(durations_s, dtype=np.float64)
-    total = durations.sum()
-    if total <= 0:
-        raise ValueError("durations sum to zero; nothing to stretch")
-    return durations * (total_s / total)

@@ -22,6 +22,10 @@ def pad(rows: Sequence[Tensor]) -> Tensor:
 
 def text_tokens(texts: Sequence[str]) -> Tensor:
     """UTF-8 bytes plus one, int64 ``(B, L)``, zero at padding."""
+    if not all(text.strip() for text in texts):
+        raise UserError(
+            f"text {next(i for i, t in enumerate(texts) if not t.strip())} of the batch is empty; write one"
+        )
     return pad([torch.tensor(list(text.encode()), dtype=torch.long) + 1 for text in texts])
 
 
@@ -86,6 +90,8 @@ class Collator:
 
     def check(self, where: str, content: PhonemeContent) -> None:
         """Raise for a phoneme or speaker that the model does not have."""
+        if not content.phonemes:
+            raise UserError(f"{where}: there are no phonemes; give at least one")
         unknown = sorted({symbol for symbol in content.phonemes if symbol not in self.phoneme_token})
         if unknown:
             raise UserError(

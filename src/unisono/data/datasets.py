@@ -55,6 +55,7 @@ class AudioGenerationDataset(Dataset[Sample], ABC):
     ) -> None:
         self.task_row = get_task(self.task)
         self.sample_rate, self.seed = sample_rate, seed
+        self.name = str(content)
         records = load_manifest(content)
         targets = load_manifest(audio) if audio is not None else None
         if targets is not None:

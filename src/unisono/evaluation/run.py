@@ -69,8 +69,8 @@ def _item(dataset: Any, index: int, generated: dict[tuple[str, str], dict[str, A
         task=dataset.task,
         instruction=made.get("instruction", ""),
         content_text=dataset.describe(record),
-        # An item that was not generated is measured as missing, never left out.
-        generated=inference_dir / made.get("audio", f"{dataset.task}/{audio_id}.wav"),
+        # An item without a line in the manifest was not generated (or by another model): missing, never left out.
+        generated=inference_dir / made.get("audio", f"{dataset.task}/{audio_id} (not generated)"),
         reference=dataset.targets[index] if dataset.targets is not None else None,
         input_audio=record.file("noisy_audio") if "noisy_audio" in record.record else None,
         predicted_duration_s=made.get("duration_s"),

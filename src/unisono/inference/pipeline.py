@@ -92,6 +92,9 @@ class Pipeline:
     ) -> list[GeneratedAudio]:
         """Generate a batch; an item's noise depends on ``(seed, audio_id)`` alone, not on its neighbours."""
         settings = settings or GenerationSettings()
+        for wanted_s in duration_s or ():
+            if wanted_s is not None and not 0 < wanted_s <= settings.max_duration_s:
+                raise UserError(f"duration_s is {wanted_s}; it must lie between 0 and {settings.max_duration_s} s")
         for sample in samples:
             for content in sample.content:
                 if isinstance(content, PhonemeContent):

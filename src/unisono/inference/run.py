@@ -1,18 +1,19 @@
 """Generate the items of test manifests: the body of ``inference.py``.
 
 Writes ``${output_dir}/<task>/<audio_id>.wav`` and ``manifest.jsonl``. Finished items are not redone: an item counts as
-finished when its line and its file are there and were made with the same weights and settings.
+finished when its line and its file are there and were made from the same content with the same weights and settings.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from omegaconf import DictConfig
 from tqdm import tqdm
@@ -22,7 +23,13 @@ from unisono.config import hydra_entry
 from unisono.data.manifest import read_jsonl
 from unisono.errors import UserError
 
+if TYPE_CHECKING:
+    from unisono.data.datasets import AudioGenerationDataset
+
 logger = logging.getLogger(__name__)
+
+Key = tuple[str, str]  # task, audio_id
+Item: TypeAlias = "tuple[AudioGenerationDataset, int]"
 
 
 @hydra_entry("inference")
@@ -34,7 +41,6 @@ def run_inference(cfg: DictConfig) -> Path:
     """Generate everything that is not there yet; returns the manifest's path."""
     from hydra.utils import instantiate
 
-    from unisono.data.datasets import AudioGenerationDataset
     from unisono.inference.pipeline import Pipeline, weights_hash
 
     datasets: list[AudioGenerationDataset] = list(instantiate(cfg.datasets))
@@ -48,15 +54,16 @@ def run_inference(cfg: DictConfig) -> Path:
     }
     manifest = output_dir / "manifest.jsonl"
     output_dir.mkdir(parents=True, exist_ok=True)
-    done = _finished(manifest, provenance)
-    items = _pending(datasets, done)
-    logger.info("%d items to generate, %d finished already", len(items), len(done))
-    if not items:
+    items = _all_items(datasets)
+    done = _finished(manifest, provenance, {key: content_hash(*item) for key, item in items.items()})
+    pending = _by_length([item for key, item in items.items() if key not in done])
+    logger.info("%d items to generate, %d finished already", len(pending), len(items) - len(pending))
+    if not pending:
         return manifest
     pipeline = Pipeline.from_pretrained(_model_dir(cfg), cfg.device, cfg.mixed_precision)
-    with tqdm(total=len(items), unit="item", desc="generate", dynamic_ncols=True) as bar:
-        for begin in range(0, len(items), cfg.batch_size):
-            chunk = items[begin : begin + cfg.batch_size]
+    with tqdm(total=len(pending), unit="item", desc="generate", dynamic_ncols=True) as bar:
+        for begin in range(0, len(pending), cfg.batch_size):
+            chunk = pending[begin : begin + cfg.batch_size]
             samples = [dataclasses.replace(dataset[index], waveform=None) for dataset, index in chunk]
             started = time.perf_counter()
             generated = pipeline.generate(samples, seed=cfg.seed, settings=settings)
@@ -73,6 +80,7 @@ def run_inference(cfg: DictConfig) -> Path:
                         "content": dataset.describe(dataset.items[index]),
                         "duration_s": audio.duration_s,
                         "seconds": round(seconds, 4),
+                        "content_hash": content_hash(dataset, index),
                         **provenance,
                     }
                     out.write(json.dumps(record, ensure_ascii=False) + "\n")
@@ -89,41 +97,56 @@ def _model_dir(cfg: DictConfig) -> Path:
     return folder
 
 
-def _finished(manifest: Path, provenance: dict[str, Any]) -> set[tuple[str, str]]:
-    """``(task, audio_id)`` of items made with these very settings; other and torn lines leave the manifest."""
+def content_hash(dataset: AudioGenerationDataset, index: int) -> str:
+    """Hash of what the model is given: instruction, content line, input recordings."""
+    record = dataset.items[index]
+    digest = hashlib.sha256(dataset.instruction(record, epoch=0).encode())
+    digest.update(json.dumps(record.record, sort_keys=True).encode())
+    for _, path in dataset.input_files(record):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _finished(manifest: Path, provenance: dict[str, Any], hashes: dict[Key, str]) -> set[Key]:
+    """Items made from the same content with these very settings; other and torn lines leave the manifest.
+
+    A line of an item that is not asked for now stays, if its settings are the same.
+    """
     if not manifest.is_file():
         return set()
-    kept: dict[tuple[str, str], str] = {}
-    lines = manifest.read_text(encoding="utf-8").split("\n")  # splitlines() would also split captions, at U+2028
-    for line in lines:
+    kept: dict[Key, str] = {}
+    for line in manifest.read_text(encoding="utf-8").split("\n"):  # splitlines() would also split captions, at U+2028
         try:
             record = json.loads(line)
         except json.JSONDecodeError:
-            continue  # a killed run tears at most its last line; that item is made again
-        same = all(record.get(key) == value for key, value in provenance.items())
+            continue  # the end, or what a killed run tore; that item is made again
+        key = (record["task"], record["audio_id"])
+        same = all(record.get(name) == value for name, value in provenance.items())
+        same = same and record.get("content_hash") == hashes.get(key, record.get("content_hash"))
         if same and (manifest.parent / record["audio"]).is_file():
-            kept[record["task"], record["audio_id"]] = line
+            kept[key] = line
     temporary = manifest.with_suffix(".tmp")
     temporary.write_text("".join(line + "\n" for line in kept.values()), encoding="utf-8")
     temporary.replace(manifest)
     return set(kept)
 
 
-def _pending(datasets: Sequence[Any], done: set[tuple[str, str]]) -> list[tuple[Any, int]]:
-    """Items to generate, of like length together; one output name for two items is an error."""
-    seen: dict[tuple[str, str], str] = {}
-    pending = []
+def _all_items(datasets: Sequence[AudioGenerationDataset]) -> dict[Key, Item]:
+    """Every item by task and id; one output name for two items is an error."""
+    items: dict[Key, Item] = {}
     for dataset in datasets:
         for index, record in enumerate(dataset.items):
             key = (dataset.task, record.record["audio_id"])
-            if key in seen:
-                raise UserError(
-                    f"{record.where}: audio_id {key[1]!r} of {key[0]} is also at {seen[key]}; ids name output files"
-                )
-            seen[key] = record.where
-            if key not in done:
-                pending.append((dataset, index))
-    return sorted(pending, key=lambda item: (item[0].task, -float(item[0].durations_s[item[1]])))
+            if key in items:
+                other = items[key][0].items[items[key][1]].where
+                raise record.fail(f"audio_id {key[1]!r} of {key[0]} is also at {other}; ids name output files")
+            items[key] = (dataset, index)
+    return items
+
+
+def _by_length(items: Sequence[Item]) -> list[Item]:
+    """Items of one task and like length side by side, so that batches have little padding."""
+    return sorted(items, key=lambda item: (item[0].task, -float(item[0].durations_s[item[1]])))
 
 
 def read_generated(manifest: Path) -> list[dict[str, Any]]:

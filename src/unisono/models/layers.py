@@ -45,7 +45,7 @@ class PositionEmbedding(nn.Module):
         """``mask (B, T)`` -> ``(B, T, D)``."""
         since = mask.cumsum(dim=1).float() - 1
         until = mask.sum(dim=1, keepdim=True) - 1 - since
-        # Periods from 4 to about 4000 frames.
+        # Periods from 4 to about 2600 frames.
         frequency = 2 * math.pi / 4 * 1000 ** (-torch.arange(self.frequencies, device=mask.device) / self.frequencies)
         angle = torch.stack([since, until], dim=-1)[..., None] * frequency
         return self.project(torch.cat([angle.sin(), angle.cos()], dim=-1).flatten(2))

@@ -19,7 +19,7 @@ from unisono.models.content_adapter import AdaptedContent, ContentAdapter
 from unisono.models.length_regulator import expand
 from unisono.objectives import FlowMatching, guided, integrate, sigma_schedule
 from unisono.objectives.noise import item_noise
-from unisono.timing import seconds_to_frames, unit_boundaries
+from unisono.timing import frames_to_samples, seconds_to_frames, unit_boundaries
 from unisono.types import Alignment, Batch, Condition, ContentBatch, length_mask
 
 
@@ -81,7 +81,7 @@ class GenerationSettings:
         guidance_scale: 1 is no guidance (and half the work).
         solver: a name of ``unisono.objectives.solvers.SOLVERS``.
         sway: see ``sigma_schedule``.
-        predict_durations: False takes the durations that come with the content.
+        predict_durations: True predicts the durations of units even where the content brings its own.
         max_duration_s: predicted lengths are cut here.
     """
 
@@ -89,7 +89,7 @@ class GenerationSettings:
     guidance_scale: float = 2.0
     solver: str = "euler"
     sway: float = -0.5
-    predict_durations: bool = True
+    predict_durations: bool = False
     max_duration_s: float = 30.0
 
 
@@ -340,4 +340,4 @@ class UnifiedAudioModel(nn.Module):
         sigmas = sigma_schedule(settings.num_steps, settings.sway, device)
         latent = integrate(velocity, noise, sigmas, settings.solver) * mask[..., None]
         waveform = self.autoencoder.decode(latent, lengths)
-        return Generated(waveform, lengths * self.autoencoder.hop_samples, latent, lengths)
+        return Generated(waveform, frames_to_samples(lengths, self.autoencoder.hop_samples), latent, lengths)

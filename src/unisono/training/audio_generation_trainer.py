@@ -11,6 +11,8 @@ from torch import Tensor
 from unisono.models.unified import UnifiedAudioModel
 from unisono.objectives.noise import derive_seed, item_noise
 from unisono.tasks import TASKS
+from unisono.timing import samples_to_frames
+from unisono.training.losses import LossResult
 from unisono.training.metrics import MeanMetrics
 from unisono.training.trainer import Trainer
 from unisono.types import Batch
@@ -34,34 +36,30 @@ class AudioGenerationTrainer(Trainer):
 
     def training_step(self, batch: Batch) -> Tensor:
         result = self.loss_fn(self.model(batch))
-        self.train_metrics.update("train/loss", result.total)
-        self._per_task(self.train_metrics, "train/loss", result.flow, batch)
-        if "phoneme" in batch.contents:
-            self.train_metrics.update("train/local_duration_loss", result.local_duration)
-        if "text" in batch.contents:
-            self.train_metrics.update("train/global_duration_loss", result.global_duration)
+        self._report(self.train_metrics, "train", result, batch)
+        self.train_metrics.update("train/total_loss", result.total)
         return result.total
 
     def validation_step(self, batch: Batch, metrics: MeanMetrics) -> None:
         assert batch.waveform is not None and batch.waveform_lengths is not None
         autoencoder = self.raw_model.autoencoder
-        frames = -(-batch.waveform_lengths // autoencoder.hop_samples)
+        frames = samples_to_frames(batch.waveform_lengths, autoencoder.hop_samples)
         seeds = [derive_seed("validation", audio_id) for audio_id in batch.audio_ids]
         noise = item_noise(seeds, frames.tolist(), int(frames.max()), autoencoder.latent_dim).to(frames.device)
         for sigma in self.val_sigmas:
             result = self.loss_fn(
                 self.raw_model(batch, sigma=torch.full((len(batch),), sigma, device=frames.device), noise=noise)
             )
-            metrics.update("val/loss", result.flow)
+            self._report(metrics, "val", result, batch)
             metrics.update(f"val/loss_sigma/{sigma:g}", result.flow)
-            self._per_task(metrics, "val/loss", result.flow, batch)
-        if "phoneme" in batch.contents:
-            metrics.update("val/local_duration_loss", result.local_duration)
-        if "text" in batch.contents:
-            metrics.update("val/global_duration_loss", result.global_duration)
 
     @staticmethod
-    def _per_task(metrics: MeanMetrics, prefix: str, values: Tensor, batch: Batch) -> None:
+    def _report(metrics: MeanMetrics, prefix: str, result: LossResult, batch: Batch) -> None:
+        """The flow loss, whole and per task, and the duration losses; all are means over items."""
+        metrics.update(f"{prefix}/loss", result.flow)
         for index, name in enumerate(TASKS):
             if name in batch.tasks:
-                metrics.update(f"{prefix}/{name}", values, batch.task_index == index)
+                metrics.update(f"{prefix}/loss/{name}", result.flow, batch.task_index == index)
+        for name, values in (("local", result.local_duration), ("global", result.global_duration)):
+            if len(values):
+                metrics.update(f"{prefix}/{name}_duration_loss", values)

@@ -107,6 +107,15 @@ class CheckpointFolder:
         self._prune()
         return final
 
+    def set_aside_after(self, step: int) -> None:
+        """Move checkpoints of later steps away: a run that goes on from ``step`` writes its own."""
+        for path in self.steps():
+            if int(path.name.removeprefix("step_")) > step:
+                number = 1
+                while (aside := self.folder / f"abandoned_{number}_{path.name}").exists():
+                    number += 1
+                os.replace(path, aside)
+
     def _link(self, name: str, target: Path) -> None:
         temporary = self.folder / f".tmp_{name}"
         temporary.unlink(missing_ok=True)

@@ -12,7 +12,7 @@ from unisono.models.unified import DurationPrediction, TrainingOutput
 
 @dataclass(frozen=True)
 class LossResult:
-    """``total`` is what is minimised; ``flow`` is the objective's part per item ``(B,)``; durations are scalars."""
+    """``total`` is what is minimised; the others are its parts per item, ``flow (B,)``, durations of those that have one."""
 
     total: Tensor
     flow: Tensor
@@ -27,13 +27,13 @@ def masked_item_mean(value: Tensor, mask: Tensor) -> Tensor:
     return (value * mask).sum(dim=1) / mask.sum(dim=1).clamp_min(1)
 
 
-def duration_loss(predictions: list[DurationPrediction]) -> Tensor:
-    """Squared error in the log domain, mean over units, then over items."""
-    per_item = []
+def duration_loss(predictions: list[DurationPrediction], device: torch.device) -> Tensor:
+    """Squared error in the log domain, mean over units; one value per item that has durations."""
+    per_item = [torch.zeros(0, device=device)]
     for p in predictions:
         squared = (p.prediction - p.target) ** 2
         per_item.append(masked_item_mean(squared, p.mask) if squared.dim() == 2 else squared)
-    return torch.cat(per_item).mean() if per_item else torch.zeros(())
+    return torch.cat(per_item)
 
 
 class AudioGenerationLoss:
@@ -50,7 +50,10 @@ class AudioGenerationLoss:
 
     def __call__(self, output: TrainingOutput) -> LossResult:
         flow = masked_item_mean((output.velocity.float() - output.target) ** 2, output.frame_mask)
-        local = duration_loss(output.local_durations).to(flow.device)
-        whole = duration_loss(output.global_durations).to(flow.device)
-        total = flow.mean() + self.local_duration_weight * local + self.global_duration_weight * whole
+        local = duration_loss(output.local_durations, flow.device)
+        whole = duration_loss(output.global_durations, flow.device)
+        total = flow.mean()
+        for weight, part in ((self.local_duration_weight, local), (self.global_duration_weight, whole)):
+            if len(part):
+                total = total + weight * part.mean()
         return LossResult(total, flow, local, whole)

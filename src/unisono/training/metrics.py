@@ -31,20 +31,16 @@ class MeanMetrics:
 
     def compute(self, accelerator: Accelerator | None = None) -> dict[str, float]:
         """Means over everything added; with an accelerator, over all processes (every process must call it)."""
+        return {name: total / count for name, (total, count) in self.state_dict(accelerator).items() if count > 0}
+
+    def state_dict(self, accelerator: Accelerator | None = None) -> dict[str, Any]:
+        """``name -> (sum, count)``; with an accelerator, over all processes (every process must call it)."""
         pairs = [{name: (self.sums[name].item(), self.counts[name].item()) for name in self.sums}]
         if accelerator is not None and accelerator.num_processes > 1:
             pairs = gather_object(pairs)
         names = sorted({name for part in pairs for name in part})
-        result = {}
-        for name in names:
-            parts = [part[name] for part in pairs if name in part]
-            count = sum(c for _, c in parts)
-            if count > 0:
-                result[name] = sum(s for s, _ in parts) / count
-        return result
-
-    def state_dict(self) -> dict[str, Any]:
-        return {name: (self.sums[name].item(), self.counts[name].item()) for name in self.sums}
+        parts = {name: [part[name] for part in pairs if name in part] for name in names}
+        return {name: (sum(s for s, _ in part), sum(c for _, c in part)) for name, part in parts.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.sums = {name: torch.tensor(total, dtype=torch.float64) for name, (total, _) in state.items()}

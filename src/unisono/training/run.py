@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from unisono.config import check_training_nodes, hydra_entry
+from unisono.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -56,9 +58,11 @@ def run_training(cfg: DictConfig) -> Path:
         warmup_params=cfg.warmup_params,
     )
     is_main = trainer.accelerator.is_main_process
+    if cfg.resume == "auto":
+        check_same_settings(exp_dir / "config.yaml", cfg)
+    trainer.load_checkpoint()
     if is_main:
-        exp_dir.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(cfg, exp_dir / "config.yaml", resolve=True)
+        save_config(exp_dir / "config.yaml", cfg)
         logger.info("%.1f M trainable parameters; run folder %s", count_trainable(model) / 1e6, exp_dir)
     trainer.fit()
     folder = exp_dir / "model"
@@ -68,6 +72,44 @@ def run_training(cfg: DictConfig) -> Path:
         logger.info("model exported to %s", folder)
     trainer.accelerator.wait_for_everyone()
     return folder
+
+
+# What may differ between a run and the one it goes on with: lengths, logging, where and how fast, not what is learned.
+_FREE_SETTINGS = ("exp_dir", "epochs", "resume", "trainer", "val_dataloader", "data_dict")
+_FREE_LOADER_SETTINGS = ("num_workers", "pin_memory", "persistent_workers", "prefetch_factor")
+
+
+def check_same_settings(path: Path, cfg: DictConfig) -> None:
+    """Raise if the run in ``exp_dir`` was made with another model, data, optimizer or seed."""
+    if not path.is_file() or not (path.parent / "checkpoints").is_dir():
+        return
+    before, now = (_flat(OmegaConf.to_container(node)) for node in (OmegaConf.load(path), cfg))
+    changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+    if changed:
+        shown = "\n  ".join(f"{key}: {before.get(key)} there, {now.get(key)} now" for key in changed[:8])
+        raise UserError(
+            f"{path.parent} holds a run with other settings; choose another exp_dir, or say resume={path.parent}/"
+            f"checkpoints/last to go on from its weights with the new ones:\n  {shown}"
+        )
+
+
+def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
+    """Settings that matter for going on, by dotted name."""
+    if not isinstance(node, dict):
+        return {prefix: node}
+    flat: dict[str, Any] = {}
+    for key, value in node.items():
+        if not (prefix == "" and key in _FREE_SETTINGS) and key not in _FREE_LOADER_SETTINGS:
+            flat |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
+    return flat
+
+
+def save_config(path: Path, cfg: DictConfig) -> None:
+    """Write the resolved configuration, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    OmegaConf.save(cfg, temporary, resolve=True)
+    os.replace(temporary, path)
 
 
 def check_data(loader: Any, cache: Path) -> None:
@@ -80,6 +122,10 @@ def check_data(loader: Any, cache: Path) -> None:
         if isinstance(loader.collate_fn, Collator):
             check_vocabulary(loader.dataset, loader.collate_fn)
         verify_audio(loader.dataset.datasets, cache=cache)
+        for dataset in loader.dataset.datasets:
+            left_out = f"; {dataset.num_left_out} longer ones left out" if dataset.num_left_out else ""
+            minutes = dataset.durations_s.sum() / 60
+            logger.info("%s: %d items, %.1f min%s", dataset.name, len(dataset), minutes, left_out)
 
 
 def count_trainable(model) -> int:

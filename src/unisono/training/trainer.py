@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -60,7 +61,7 @@ class Trainer(TrainerHooks, ABC):
         warmup_params: ``warmup_steps`` or ``warmup_epochs``, counted in updates.
         gradient_accumulation_steps: micro-batches per step.
         max_grad_norm: gradients are clipped to this norm; None for never.
-        mixed_precision: "auto" (bfloat16 where it is fast), "bf16", "fp16", "no", or None for what Accelerate's own
+        mixed_precision: "auto" (bfloat16 where it is fast), "bf16", "no", or None for what Accelerate's own
             configuration says.
         ema_decay: of the averaged weights that validation and the exported model use; None for none.
         metric_monitor: validation metric that decides which checkpoint is best (lowest).
@@ -96,7 +97,11 @@ class Trainer(TrainerHooks, ABC):
         progress: bool = True,
     ) -> None:
         precision = best_precision() if mixed_precision == "auto" else mixed_precision
-        self.accelerator = Accelerator(mixed_precision=precision)
+        # Apple's GPU lacks float64, which sums and cumulated durations need; its processor trains instead.
+        without_float64 = torch.backends.mps.is_available() and not torch.cuda.is_available()
+        self.accelerator = Accelerator(mixed_precision=precision, cpu=without_float64)
+        if self.accelerator.mixed_precision not in ("no", "bf16"):
+            raise UserError(f"mixed_precision is {self.accelerator.mixed_precision!r}; use bf16 or no")
         self.exp_dir, self.seed, self.resume = Path(exp_dir), seed, resume
         self.loss_fn, self.train_dataloader, self.val_dataloader = loss_fn, train_dataloader, val_dataloader
         self.gradient_accumulation_steps, self.max_grad_norm = gradient_accumulation_steps, max_grad_norm
@@ -122,13 +127,14 @@ class Trainer(TrainerHooks, ABC):
         self.checkpoints = CheckpointFolder(self.exp_dir / "checkpoints", save_last_k)
         self.metrics_file = MetricsFile(self.exp_dir / "metrics.jsonl")
         self.train_metrics = MeanMetrics()
-        self.step, self.best_value = 0, float("inf")
+        self.step, self.best_value, self.is_loaded = 0, float("inf"), False
         self.last_val_metrics: dict[str, float] = {}
 
     def _make_scheduler(self, factory: Callable[..., Any], optimizer: Optimizer, warmup: dict[str, Any]) -> Any:
-        warmup_steps = warmup.get("warmup_steps")
-        if warmup_steps is None:
-            warmup_steps = int(warmup.get("warmup_epochs", 0) * self.epoch_length)
+        given = {name: value for name, value in warmup.items() if value is not None}
+        if len(given) > 1 or not given.keys() <= {"warmup_steps", "warmup_epochs"}:
+            raise UserError(f"warmup_params is {given}; give warmup_steps or warmup_epochs, not both")
+        warmup_steps = given.get("warmup_steps", int(given.get("warmup_epochs", 0) * self.epoch_length))
         known = {"num_warmup_steps": warmup_steps, "num_training_steps": self.total_steps}
         accepted = inspect.signature(factory).parameters
         return factory(optimizer, **{name: value for name, value in known.items() if name in accepted})
@@ -136,8 +142,8 @@ class Trainer(TrainerHooks, ABC):
     # -- the loop -----------------------------------------------------------------------------------------------
 
     def fit(self) -> None:
-        """Train from the newest checkpoint, or from the start, to the last step."""
-        self._resume()
+        """Train from where ``load_checkpoint`` left off, or from the start, to the last step."""
+        self.load_checkpoint()
         self.on_train_start()
         batches = self._micro_batches()
         bar = tqdm(
@@ -238,11 +244,19 @@ class Trainer(TrainerHooks, ABC):
             return
         means = self.train_metrics.compute(self.accelerator)
         self.train_metrics = MeanMetrics()
+        self._stop_unless(finite=all(map(math.isfinite, means.values())), what="loss")
         lr = self.optimizer.param_groups[0]["lr"]
         self._log({**means, "lr": lr, "items_per_s": items_per_s})
         bar.set_postfix(
             loss=f"{means.get('train/loss', float('nan')):.4f}", lr=f"{lr:.1e}", items_s=f"{items_per_s:.1f}"
         )
+
+    def _stop_unless(self, *, finite: bool, what: str) -> None:
+        if not finite:
+            raise UserError(
+                f"step {self.step}: the {what} became infinite or NaN; the checkpoints before are whole. "
+                "Lower optimizer.lr or trainer.max_grad_norm, or set trainer.mixed_precision=no"
+            )
 
     def _log(self, values: dict[str, float]) -> None:
         if self.accelerator.is_main_process:
@@ -250,13 +264,15 @@ class Trainer(TrainerHooks, ABC):
             self.metrics_file.write({"step": self.step, "epoch": epoch, **values})
 
     def _save(self, is_best: bool) -> None:
+        finite = all(bool(torch.isfinite(p).all()) for p in self.raw_model.parameters())
+        self._stop_unless(finite=finite, what="model")  # so it never takes a good checkpoint's place
         state: dict[str, Any] = {
             "step": self.step,
             "best_value": self.best_value,
             "optimizer": self.optimizer.state_dict(),
             "lr_scheduler": self.lr_scheduler.state_dict(),
             "ema_updates": self.ema.updates if self.ema else 0,
-            "train_metrics": self.train_metrics.state_dict(),
+            "train_metrics": self.train_metrics.state_dict(self.accelerator),
             "last_val_metrics": self.last_val_metrics,
         }
         self.on_save_checkpoint(state)
@@ -267,8 +283,11 @@ class Trainer(TrainerHooks, ABC):
             self.checkpoints.save(self.step, weights, state, is_best)
         self.accelerator.wait_for_everyone()
 
-    def _resume(self) -> None:
-        """Load the checkpoint that ``resume`` asks for, if any."""
+    def load_checkpoint(self) -> None:
+        """Load the checkpoint that ``resume`` asks for, if any; the second call does nothing."""
+        if self.is_loaded:
+            return
+        self.is_loaded = True
         newest = self.checkpoints.latest()
         if self.resume == "never":
             if newest is not None:
@@ -290,7 +309,8 @@ class Trainer(TrainerHooks, ABC):
         self.optimizer.load_state_dict(state["optimizer"])
         self.lr_scheduler.load_state_dict(state["lr_scheduler"])
         self.step, self.best_value = state["step"], state["best_value"]
-        self.train_metrics.load_state_dict(state["train_metrics"])
+        if self.accelerator.is_main_process:  # they are sums over all processes
+            self.train_metrics.load_state_dict(state["train_metrics"])
         self.last_val_metrics = state["last_val_metrics"]
         if self.ema is not None:
             average: dict[str, Tensor] = read_weights(checkpoint / "ema.safetensors")
@@ -299,6 +319,7 @@ class Trainer(TrainerHooks, ABC):
                 tensor.copy_(average[name])
         if self.accelerator.is_main_process:
             self.metrics_file.truncate(self.step)
+            self.checkpoints.set_aside_after(self.step)
         self.on_load_checkpoint(state)
         logger.info("resumed from %s (step %d of %d)", checkpoint, self.step, self.total_steps)
 

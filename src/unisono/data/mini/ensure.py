@@ -3,24 +3,36 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 logger = logging.getLogger(__name__)
 
 
 def ensure_mini_corpus(cfg: DictConfig) -> None:
     """Build ``${data_root}/mini`` if a chosen data set lies there and the corpus does not exist."""
-    root = Path(cfg.data_root) / "mini"
-    if (root / "corpus.json").is_file() or str(root) + "/" not in OmegaConf.to_yaml(_chosen(cfg), resolve=True):
+    root = Path(cfg.data_root, "mini").absolute()
+    if (root / "corpus.json").is_file():
+        return
+    chosen = [cfg[name] for name in ("train_dataloader", "val_dataloader", "datasets") if name in cfg]
+    if not any(root in Path(value).absolute().parents for value in _texts(chosen)):
         return
     from unisono.data.mini.corpus import build_mini_corpus
 
-    logger.info("building the mini corpus in %s", root)
+    logger.warning("%s does not exist: building the mini corpus there", root)
     build_mini_corpus(root)
 
 
-def _chosen(cfg: DictConfig) -> DictConfig:
-    nodes = {name: cfg[name] for name in ("train_dataloader", "val_dataloader", "datasets") if name in cfg}
-    return OmegaConf.create({name: OmegaConf.to_container(node, resolve=True) for name, node in nodes.items()})
+def _texts(node: Any) -> Iterator[str]:
+    """Every text in a nested configuration."""
+    if isinstance(node, str):
+        yield node
+    elif isinstance(node, Mapping):
+        for value in node.values():
+            yield from _texts(value)
+    elif isinstance(node, Sequence):
+        for value in node:
+            yield from _texts(value)
