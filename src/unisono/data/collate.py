@@ -23,9 +23,7 @@ def pad(rows: Sequence[Tensor]) -> Tensor:
 def text_tokens(texts: Sequence[str]) -> Tensor:
     """UTF-8 bytes plus one, int64 ``(B, L)``, zero at padding."""
     if not all(text.strip() for text in texts):
-        raise UserError(
-            f"text {next(i for i, t in enumerate(texts) if not t.strip())} of the batch is empty; write one"
-        )
+        raise UserError("an instruction or caption of the batch is empty; write one")
     return pad([torch.tensor(list(text.encode()), dtype=torch.long) + 1 for text in texts])
 
 

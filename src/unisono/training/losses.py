@@ -12,7 +12,7 @@ from unisono.models.unified import DurationPrediction, TrainingOutput
 
 @dataclass(frozen=True)
 class LossResult:
-    """``total`` is what is minimised; the others are its parts per item, ``flow (B,)``, durations of those that have one."""
+    """``total`` is what is minimised; the others are its parts, one value per item that has the part."""
 
     total: Tensor
     flow: Tensor
