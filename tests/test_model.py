@@ -146,3 +146,22 @@ def test_a_padded_frame_never_reaches_the_output(model) -> None:
     b = model.backbone(x2, sigma, model.backbone.precompute(frames2, mask, context))
     assert torch.allclose(a, b, atol=1e-6)
     assert not a[:, 9:].any()
+
+
+def test_predicted_alignment_moves_with_predicted_durations(model, toy_corpus: Path) -> None:
+    sample = toy_dataset(toy_corpus, "text_to_speech")[0]
+    settings = dataclasses.replace(SETTINGS, predict_durations=True)
+    lengths, ends = [], []
+    for shift in (1.0, 1.5):
+        with torch.no_grad():
+            model.content_adapter.local_predictor.network[-1].bias.fill_(shift)
+        batch = toy_collator()([dataclasses.replace(sample, waveform=None)])
+        encoded = model.encode_content(batch)
+        length = model.generated_lengths(encoded, 1, settings)
+        assert model.generate(batch, [0], settings).latent_lengths.tolist() == length.tolist()
+        lengths.append(int(length))
+        ends.append(model._unit_ends(encoded[0], length, predict=True)[0].tolist())
+    # exp(prediction) - 1 frames per unit: half as much again in the exponent.
+    assert lengths[1] > 1.5 * lengths[0]
+    assert all(later >= earlier for earlier, later in zip(*ends, strict=True))
+    assert ends[0][-1] == lengths[0] and ends[1][-1] == lengths[1]

@@ -81,11 +81,20 @@ def check_training_nodes(cfg: DictConfig) -> None:
         raise UserError("the configuration is incomplete:\n  " + "\n  ".join(faults))
 
 
-def user_error(error: BaseException | None) -> UserError | None:
-    """The user's error behind an exception: Hydra wraps what a constructor raises."""
-    while error is not None and not isinstance(error, UserError):
-        error = error.__cause__ or error.__context__
-    return error
+def mendable_message(error: Exception) -> str | None:
+    """What to tell the user about an exception that Hydra may have wrapped; None if it is no error of the user's.
+
+    A ValueError of a constructor that a configuration names is one about a value in that configuration.
+    """
+    place = next((line for line in str(error).splitlines() if line.startswith("full_key: ")), "")
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, UserError):
+            return str(cause)
+        if isinstance(cause, ValueError) and place:
+            return f"{place.removeprefix('full_key: ')}: {cause}"
+        cause = cause.__cause__ or cause.__context__
+    return None
 
 
 def hydra_entry(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
@@ -103,7 +112,7 @@ def hydra_entry(config_name: str) -> Callable[[Callable[[DictConfig], None]], Ca
                 try:
                     body(resolved(cfg))
                 except (UserError, InstantiationException) as error:
-                    mendable = user_error(error)
+                    mendable = mendable_message(error)
                     if mendable is None or os.environ.get("HYDRA_FULL_ERROR"):
                         raise
                     print(f"error: {mendable}", file=sys.stderr)
