@@ -4,7 +4,9 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do command -v $$p && break; done)
+# The first that runs and is new enough; a version manager's shim may exist and not run.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
 FAST ?=
@@ -22,8 +24,8 @@ help: ## Show this help
 # The stamp names what was installed: a changed pyproject or constraints file installs again.
 STAMP := $(VENV)/.installed
 $(STAMP): pyproject.toml constraints.txt
-	@test -n "$(PYTHON)" || { echo "No Python found; install Python 3.11 or newer, or say: make PYTHON=path/to/python"; exit 1; }
-	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(f"Python 3.11 or newer is needed, $(PYTHON) is {v[0]}.{v[1]}; say: make PYTHON=path/to/python" if v < (3, 11) else 0)'
+	@$(or $(PYTHON),false) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "No Python 3.11 or newer found; install one, or say: make PYTHON=path/to/python"; exit 1; }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { rm -rf $(VENV); $(PYTHON) -m venv $(VENV); } || $(MAKE) --no-print-directory virtualenv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[speech,eval,dev]'
 	@touch $@
