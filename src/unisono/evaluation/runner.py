@@ -30,7 +30,15 @@ from unisono.evaluation.measure import ItemResult, Job, Loaded, checked, load, m
 from unisono.evaluation.mel import MelFrontEnd
 from unisono.evaluation.metric import CODED, MODEL, EvaluationItem, Metric, MetricCard, Outcome
 from unisono.evaluation.report import write_report
-from unisono.evaluation.summary import Failure, Summary, summarise_task, summary_as_dict, to_json, write_text
+from unisono.evaluation.summary import (
+    Failure,
+    Summary,
+    TaskSummary,
+    summarise_task,
+    summary_as_dict,
+    to_json,
+    write_text,
+)
 
 MAX_WORKERS = 16
 _EVAL_EXTRA = "pip install 'unisono[eval]'"
@@ -71,28 +79,21 @@ def evaluate(
         UserError: ids used twice, a negative number of workers, or a sample rate below 8 kHz.
     """
     check_items(items)
-    if workers is not None and workers < 0:
-        raise UserError(
-            f"workers is {workers}; use 0 (no extra process), a positive number, or none for one per core but one"
-        )
+    num_workers = worker_count(workers, len(items))
     output_dir = Path(output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
     metrics = default_metrics(sample_rate)
     unavailable, available = split_by_library(metrics, items)
 
     jobs = make_jobs(items, output_dir, sample_rate, available, recode)
-    results = run_jobs(jobs, len(items), worker_count(workers, len(items)), progress)
+    results = run_jobs(jobs, len(items), num_workers, progress)
     add_retrieval(items, results)
 
     cards = used_cards(metrics, sample_rate, results)
-    tasks = {}
-    for task in dict.fromkeys(item.task for item in items):
-        of_task = [result.outcomes for item, result in zip(items, results, strict=True) if item.task == task]
-        tasks[task] = summarise_task(of_task, cards)
     summary = Summary(
         title=title,
         sample_rate=sample_rate,
-        tasks=tasks,
+        tasks=summarise_tasks(items, results, cards),
         cards=cards,
         unavailable=unavailable,
         failures=tuple(collect_failures(items, results)),
@@ -100,11 +101,27 @@ def evaluate(
         metrics_file=output_dir / "metrics.json",
         items_file=output_dir / "items.jsonl",
     )
+    write_numbers(summary, items, results)
+    write_report(summary, items, results, history, facts or {})
+    return summary
+
+
+def summarise_tasks(
+    items: Sequence[EvaluationItem], results: Sequence[ItemResult], cards: Mapping[str, MetricCard]
+) -> dict[str, TaskSummary]:
+    """Means per task, in the order in which the tasks come first."""
+    tasks = {}
+    for task in dict.fromkeys(item.task for item in items):
+        of_task = [result.outcomes for item, result in zip(items, results, strict=True) if item.task == task]
+        tasks[task] = summarise_task(of_task, cards)
+    return tasks
+
+
+def write_numbers(summary: Summary, items: Sequence[EvaluationItem], results: Sequence[ItemResult]) -> None:
+    """``items.jsonl`` and ``metrics.json``."""
     lines = (to_json(item_record(item, result)) + "\n" for item, result in zip(items, results, strict=True))
     write_text(summary.items_file, "".join(lines))
     write_text(summary.metrics_file, to_json(summary_as_dict(summary), indent=2) + "\n")
-    write_report(summary, items, results, history, facts or {})
-    return summary
 
 
 def check_items(items: Sequence[EvaluationItem]) -> None:
@@ -130,6 +147,11 @@ def split_by_library(metrics: Iterable[Metric], items: Sequence[EvaluationItem])
 
 
 def worker_count(workers: int | None, n_items: int) -> int:
+    """How many processes to spawn; see ``evaluate``."""
+    if workers is not None and workers < 0:
+        raise UserError(
+            f"workers is {workers}; use 0 (no extra process), a positive number, or none for one per core but one"
+        )
     if workers is None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         # One core stays for this process, which codes the references: torch's threads spin when they have to share.
