@@ -119,6 +119,7 @@ class DiffusionTransformer(nn.Module, ABC):
         self.output = nn.Linear(dim, latent_dim)
         self.convolution = nn.Conv1d(latent_dim, latent_dim, kernel_size=3, padding=1)
         self._initialise()
+        self.build_frame_layers()
 
     def _initialise(self) -> None:
         # Each block starts as a small change of its input and the network as zero velocity, the mean of the target.
@@ -133,6 +134,10 @@ class DiffusionTransformer(nn.Module, ABC):
         for block in self.blocks:
             with torch.no_grad():
                 block.modulation[[2, 5]] = 1.0 / self.num_layers**0.5  # gates
+
+    @abstractmethod
+    def build_frame_layers(self) -> None:
+        """Make the layers through which frames enter."""
 
     @abstractmethod
     def project_frames(self, frames: Tensor) -> tuple[Tensor, ...]:
@@ -179,19 +184,9 @@ class DiffusionTransformer(nn.Module, ABC):
 class LayerFusionDiT(DiffusionTransformer):
     """Frames enter every block, each time through a projection of its own."""
 
-    def __init__(
-        self,
-        latent_dim: int,
-        dim: int,
-        num_layers: int,
-        num_heads: int,
-        frames_dim: int,
-        mlp_ratio: float = 4.0,
-        long_skips: bool = True,
-    ) -> None:
-        super().__init__(latent_dim, dim, num_layers, num_heads, frames_dim, mlp_ratio, long_skips)
-        self.frame_norm = nn.LayerNorm(frames_dim)
-        self.frame_projections = nn.ModuleList(nn.Linear(frames_dim, dim) for _ in range(num_layers))
+    def build_frame_layers(self) -> None:
+        self.frame_norm = nn.LayerNorm(self.frames_dim)
+        self.frame_projections = nn.ModuleList(nn.Linear(self.frames_dim, self.dim) for _ in range(self.num_layers))
 
     def project_frames(self, frames: Tensor) -> tuple[Tensor, ...]:
         frames = self.frame_norm(frames)
@@ -207,20 +202,10 @@ class LayerFusionDiT(DiffusionTransformer):
 class InputFusionDiT(DiffusionTransformer):
     """Frames are joined to the latent once, at the input."""
 
-    def __init__(
-        self,
-        latent_dim: int,
-        dim: int,
-        num_layers: int,
-        num_heads: int,
-        frames_dim: int,
-        mlp_ratio: float = 4.0,
-        long_skips: bool = True,
-    ) -> None:
-        super().__init__(latent_dim, dim, num_layers, num_heads, frames_dim, mlp_ratio, long_skips)
-        self.frame_norm = nn.LayerNorm(frames_dim)
-        self.frame_projection = nn.Linear(frames_dim, dim)
-        self.join = nn.Linear(2 * dim, dim)
+    def build_frame_layers(self) -> None:
+        self.frame_norm = nn.LayerNorm(self.frames_dim)
+        self.frame_projection = nn.Linear(self.frames_dim, self.dim)
+        self.join = nn.Linear(2 * self.dim, self.dim)
 
     def project_frames(self, frames: Tensor) -> tuple[Tensor, ...]:
         return (self.frame_projection(self.frame_norm(frames)),)
