@@ -233,7 +233,7 @@ def test_rows_find_back_to_their_items_in_any_order_of_tasks(everything: ConcatD
 
 
 def test_tokens_decode_back_to_any_text() -> None:
-    texts = ["", "a", "naïve 雨 🔔", "\x00 zero byte", "x" * 500]
+    texts = ["a", "naïve 雨 🔔", "\x00 zero byte", "x" * 500]
     tokens = text_tokens(texts)
     for row, text in zip(tokens, texts, strict=True):
         length = len(text.encode())
@@ -241,10 +241,19 @@ def test_tokens_decode_back_to_any_text() -> None:
         assert (row[:length] > 0).all() and not row[length:].any()
 
 
+@pytest.mark.parametrize("blank", ["", " \t"])
+def test_an_empty_text_is_refused(blank: str) -> None:
+    with pytest.raises(UserError, match="empty"):
+        text_tokens(["a", blank])
+
+
 def test_units_without_durations_or_speaker() -> None:
     sample = Sample("x", "text_to_speech", "Say it.", (PhonemeContent(("a", "b")),))
     content = toy_collator()([sample]).contents["phoneme"]
     assert content.durations_s is None and content.inputs["speaker"].tolist() == [0]
+    spoken = Sample("y", "text_to_speech", "Say it.", (PhonemeContent(("a",), torch.tensor([0.2]), "bob"),))
+    both = toy_collator()([sample, spoken]).contents["phoneme"].durations_s
+    assert both is not None and both[0].tolist() == [0, 0] and both[1].tolist() == pytest.approx([0.2, 0])
 
 
 def test_an_item_may_have_content_of_two_modalities(everything: ConcatDataset) -> None:
