@@ -173,6 +173,9 @@ def test_two_processes_train_like_one_that_accumulates(toy_corpus: Path, tmp_pat
 def test_going_back_to_an_older_checkpoint_keeps_the_new_branch(toy_corpus: Path, tmp_path: Path) -> None:
     make_trainer(toy_corpus, tmp_path, save_last_k=5).fit()
     older = tmp_path / "checkpoints/step_00000002"
+    going_back = make_trainer(toy_corpus, tmp_path, resume=str(older))
+    going_back.load_checkpoint()
+    assert going_back.step == 2 and (tmp_path / "checkpoints/last").resolve() == older.resolve()
     make_trainer(toy_corpus, tmp_path, save_last_k=1, resume=str(older)).fit()
     names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert "step_00000006" in names and "abandoned_1_step_00000006" in names

@@ -11,6 +11,7 @@ import numpy as np
 from omegaconf import DictConfig
 
 from unisono.config import hydra_entry
+from unisono.data.manifest import read_jsonl
 from unisono.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -28,13 +29,12 @@ def run_evaluation(cfg: DictConfig) -> Path:
 
     from unisono.evaluation.runner import evaluate
     from unisono.inference.model_folder import load_model_folder
-    from unisono.inference.run import read_generated
 
     inference_dir = Path(cfg.inference_dir)
     manifest = inference_dir / "manifest.jsonl"
     if not manifest.is_file():
         raise UserError(f"{manifest} does not exist; generate first: python inference.py exp_dir={cfg.exp_dir}")
-    generated = {(record["task"], record["audio_id"]): record for record in read_generated(manifest)}
+    generated = {(record["task"], record["audio_id"]): record for _, record in read_jsonl(manifest)}
     items = [
         _item(dataset, index, generated, inference_dir)
         for dataset in instantiate(cfg.datasets)

@@ -20,7 +20,6 @@ from tqdm import tqdm
 
 from unisono.audio import write_audio
 from unisono.config import hydra_entry
-from unisono.data.manifest import read_jsonl
 from unisono.errors import UserError
 
 if TYPE_CHECKING:
@@ -147,8 +146,3 @@ def _all_items(datasets: Sequence[AudioGenerationDataset]) -> dict[Key, Item]:
 def _by_length(items: Sequence[Item]) -> list[Item]:
     """Items of one task and like length side by side, so that batches have little padding."""
     return sorted(items, key=lambda item: (item[0].task, -float(item[0].durations_s[item[1]])))
-
-
-def read_generated(manifest: Path) -> list[dict[str, Any]]:
-    """The lines of an inference manifest."""
-    return [record for _, record in read_jsonl(manifest)]

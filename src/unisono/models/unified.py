@@ -44,7 +44,6 @@ class EncodedContent:
 class DurationPrediction:
     """Predicted and true durations in the log domain; ``mask`` says which entries count."""
 
-    index: Tensor
     prediction: Tensor
     target: Tensor
     mask: Tensor
@@ -52,12 +51,11 @@ class DurationPrediction:
 
 @dataclass(frozen=True)
 class TrainingOutput:
-    """What the loss needs: all ``(B, T, C)`` or per item ``(B,)``."""
+    """What the loss needs: ``velocity`` and ``target (B, T, C)``, ``frame_mask (B, T)``, durations."""
 
     velocity: Tensor
     target: Tensor
     frame_mask: Tensor
-    sigma: Tensor
     local_durations: list[DurationPrediction]
     global_durations: list[DurationPrediction]
 
@@ -238,9 +236,7 @@ class UnifiedAudioModel(nn.Module):
         if self.training:
             velocity = velocity + self._touch_unused(batch)
         seconds = batch.waveform_lengths.float() / self.autoencoder.sample_rate
-        return TrainingOutput(
-            velocity, self.objective.target(x0, noise), mask, sigma, *self._durations(encoded, seconds)
-        )
+        return TrainingOutput(velocity, self.objective.target(x0, noise), mask, *self._durations(encoded, seconds))
 
     def _durations(
         self, encoded: Sequence[EncodedContent], seconds: Tensor
@@ -252,13 +248,11 @@ class UnifiedAudioModel(nn.Module):
             adapted = content.adapted
             if content.alignment is Alignment.NONE:
                 target = adapter.log_duration(seconds[content.index])
-                whole.append(
-                    DurationPrediction(content.index, adapted.global_duration, target, torch.ones_like(target).bool())
-                )
+                whole.append(DurationPrediction(adapted.global_duration, target, torch.ones_like(target).bool()))
             elif content.alignment is Alignment.UNITS and content.durations_s is not None:
                 target = adapter.log_duration(content.durations_s * self.autoencoder.latent_rate_hz)
                 known = adapted.content.mask & (content.durations_s.sum(dim=1, keepdim=True) > 0)
-                local.append(DurationPrediction(content.index, adapted.local_duration, target, known))
+                local.append(DurationPrediction(adapted.local_duration, target, known))
         return local, whole
 
     def _touch_unused(self, batch: Batch) -> Tensor:

@@ -17,14 +17,19 @@ from unisono.errors import UserError
 _STATE = "trainer.pt"
 
 
+def sync_path(path: Path) -> None:
+    """Flush a file, or a folder's own entries (renames, links), to disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def sync_folder(folder: Path) -> None:
     """Flush a folder's files and the folder itself to disk."""
     for path in [*folder.iterdir(), folder]:
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        sync_path(path)
 
 
 def trainable_state(model: nn.Module) -> dict[str, Tensor]:
@@ -103,7 +108,7 @@ class CheckpointFolder:
         self._link("last", final)
         if is_best:
             self._link("best", final)
-        sync_folder_only(self.folder)
+        sync_path(self.folder)
         self._prune()
         return final
 
@@ -115,6 +120,9 @@ class CheckpointFolder:
                 while (aside := self.folder / f"abandoned_{number}_{path.name}").exists():
                     number += 1
                 os.replace(path, aside)
+        newest = self.latest()
+        if newest is not None:  # the link must not point to what was moved
+            self._link("last", newest)
 
     def _link(self, name: str, target: Path) -> None:
         temporary = self.folder / f".tmp_{name}"
@@ -127,15 +135,6 @@ class CheckpointFolder:
         for path in self.steps()[: -self.save_last_k]:
             if best is None or path.resolve() != best:
                 shutil.rmtree(path)
-
-
-def sync_folder_only(folder: Path) -> None:
-    """Flush a folder's own entries (renames, links)."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
