@@ -1,4 +1,4 @@
-"""A toy corpus that tests can train on in seconds: eight short, very different clips per task."""
+"""Corpora to train on in seconds: a toy one of eight short, very different clips per task, and a small mini corpus."""
 
 from __future__ import annotations
 
@@ -65,4 +65,15 @@ def toy_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
         content, audio = toy_items(task, root / task)
         write_jsonl(root / task / "content.jsonl", content)
         write_jsonl(root / task / "audio.jsonl", audio)
+    return root
+
+
+@pytest.fixture(scope="session")
+def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ``data_root`` with a miniature of the mini corpus, for the real commands."""
+    from unisono.data.mini.corpus import build_mini_corpus
+
+    root = tmp_path_factory.mktemp("data root")
+    counts = {f"num_{task}": (6, 3, 3) for task in ("text_to_audio", "text_to_speech", "speech_enhancement")}
+    build_mini_corpus(root / "mini", workers=1, progress=False, **counts)
     return root

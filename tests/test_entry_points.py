@@ -25,16 +25,6 @@ def run(script: str, *overrides: str, cwd: Path = ROOT) -> subprocess.CompletedP
 
 
 @pytest.fixture(scope="module")
-def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from unisono.data.mini.corpus import build_mini_corpus
-
-    root = tmp_path_factory.mktemp("data root")
-    counts = {f"num_{task}": (6, 3, 3) for task in ("text_to_audio", "text_to_speech", "speech_enhancement")}
-    build_mini_corpus(root / "mini", workers=1, progress=False, **counts)
-    return root
-
-
-@pytest.fixture(scope="module")
 def trained(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     exp_dir = tmp_path_factory.mktemp("runs") / "tiny run"
     done = run("train.py", *TINY, f"data_root='{data_root}'", f"exp_dir='{exp_dir}'")

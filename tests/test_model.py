@@ -102,11 +102,11 @@ def test_content_and_instruction_reach_the_output(model, toy_corpus: Path, index
     samples = mixed_samples(toy_corpus)
     sigma, noise = torch.tensor([0.5]), torch.randn(1, 30, 40)
     sample, other = samples[index], samples[index + 3]
-    base = model(toy_collator()([sample]), sigma=sigma, noise=noise).velocity
+    base = model(toy_collator()([sample]), sigma=sigma, noise=noise).prediction
     changed = dataclasses.replace(sample, content=other.content)
-    assert (model(toy_collator()([changed]), sigma=sigma, noise=noise).velocity - base).abs().max() > 1e-3, what
+    assert (model(toy_collator()([changed]), sigma=sigma, noise=noise).prediction - base).abs().max() > 1e-3, what
     instructed = dataclasses.replace(sample, instruction="Do something else entirely.")
-    assert (model(toy_collator()([instructed]), sigma=sigma, noise=noise).velocity - base).abs().max() > 1e-5, what
+    assert (model(toy_collator()([instructed]), sigma=sigma, noise=noise).prediction - base).abs().max() > 1e-5, what
 
 
 def test_alignment_moves_with_the_durations(model, toy_corpus: Path) -> None:

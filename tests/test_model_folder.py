@@ -171,7 +171,10 @@ def _nothing(cfg: dict[str, Any]) -> None:
         (lambda cfg: cfg["model"]["backbone"].update({7: "number as key"}), "model.backbone"),
         (lambda cfg: cfg["model"]["autoencoder"].update(std=0.0), "std is 0.0"),
         (lambda cfg: cfg["model"]["autoencoder"].update(mean=[1.0, 2.0]), "mean is [1.0, 2.0]"),
-        (lambda cfg: cfg["model"]["autoencoder"].update(n_mels=20), "20 channels, backbone 40"),
+        (
+            lambda cfg: cfg["model"]["autoencoder"].update(n_mels=20),
+            "backbone.latent_dim is 40, but autoencoder.latent_dim is 20",
+        ),
     ],
 )
 def test_a_bad_model_config_is_refused(model_folder: Path, edit: Callable, words: str) -> None:

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from itertools import pairwise
 
 import pytest
 import torch
 from torch import Tensor
 
-from unisono.objectives import FlowMatching, guided, integrate, sigma_schedule
+from unisono.errors import UserError
+from unisono.objectives import FlowMatching, Predict, guided, integrate, sigma_schedule
 from unisono.objectives.noise import derive_seed, item_noise
-from unisono.objectives.solvers import Velocity
 
 CPU = torch.device("cpu")
 
 
 def test_path_and_target_computed_by_hand() -> None:
     x0, noise = torch.tensor([[[2.0]], [[2.0]], [[2.0]]]), torch.tensor([[[-4.0]], [[-4.0]], [[-4.0]]])
-    path = FlowMatching().interpolate(x0, noise, torch.tensor([0.0, 0.25, 1.0]))
+    sigma = torch.tensor([0.0, 0.25, 1.0])
+    path = FlowMatching().interpolate(x0, noise, sigma)
     assert path.flatten().tolist() == [2.0, 0.5, -4.0]
-    assert FlowMatching().target(x0, noise).flatten().tolist() == [-6.0, -6.0, -6.0]
+    assert FlowMatching().target(x0, noise, sigma).flatten().tolist() == [-6.0, -6.0, -6.0]
 
 
 def test_the_target_is_the_derivative_of_the_path() -> None:
@@ -28,7 +30,7 @@ def test_the_target_is_the_derivative_of_the_path() -> None:
     x0, noise = torch.randn(2, 3, 7, 5, dtype=torch.float64)
     flow, sigma = FlowMatching(), torch.rand(3, dtype=torch.float64)
     numeric = (flow.interpolate(x0, noise, sigma + 1e-6) - flow.interpolate(x0, noise, sigma - 1e-6)) / 2e-6
-    assert torch.allclose(numeric, flow.target(x0, noise), atol=1e-8)
+    assert torch.allclose(numeric, flow.target(x0, noise, sigma), atol=1e-8)
 
 
 def logit_normal_moments(mean: float, std: float) -> tuple[float, float]:
@@ -85,7 +87,7 @@ def gaussian_velocity(x: Tensor, sigma: Tensor) -> Tensor:
     return -MEAN + gain * (x - (1 - s) * MEAN)
 
 
-def orders(velocity: Velocity, start: Tensor, end: Tensor, solver: str) -> list[float]:
+def orders(velocity: Predict, start: Tensor, end: Tensor, solver: str) -> list[float]:
     """Order of convergence from halving the step, thrice."""
     errors = []
     for num_steps in (32, 64, 128, 256):
@@ -135,8 +137,20 @@ def test_one_euler_step_from_the_first_noise_level() -> None:
 
 
 def test_an_unknown_solver_lists_the_known() -> None:
-    with pytest.raises(ValueError, match=r"'rk4'.*euler, midpoint"):
+    with pytest.raises(UserError, match=r"'rk4'.*euler, midpoint"):
         integrate(gaussian_velocity, torch.zeros(1, 1, 1), sigma_schedule(2), "rk4")
+    with pytest.raises(UserError, match=r"'ddim'.*euler, midpoint"):
+        FlowMatching().generate(gaussian_velocity, torch.zeros(1, 1, 1), 2, "ddim")
+
+
+def test_generation_is_the_integral_along_the_schedule_with_its_defaults() -> None:
+    def solved(solver: str, sway: float) -> Tensor:
+        return integrate(gaussian_velocity, QUANTILES.float(), sigma_schedule(6, sway), solver)
+
+    generate = partial(FlowMatching().generate, gaussian_velocity, QUANTILES.float(), 6)
+    assert torch.equal(generate(), solved("euler", -0.5))
+    assert torch.equal(generate(sway=0.0), solved("euler", 0.0))
+    assert torch.equal(generate("midpoint", 0.3), solved("midpoint", 0.3))
 
 
 @pytest.mark.parametrize("sway", [-1.0, -0.5, 0.0, 0.3, 1.0])

@@ -12,7 +12,7 @@ from conftest import TASKS
 from toy import toy_collator, toy_dataset, toy_model
 from unisono.models.unified import GenerationSettings, UnifiedAudioModel
 from unisono.training.losses import AudioGenerationLoss
-from unisono.training.trainer import best_precision
+from unisono.training.processes import best_precision
 from unisono.types import Batch, Sample
 
 STEPS = 400
@@ -32,7 +32,7 @@ def trained(samples: list[Sample]) -> UnifiedAudioModel:
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=STEPS, pct_start=0.1)
     for step in range(STEPS):
         torch.manual_seed(step)
-        with torch.autocast("cpu", torch.bfloat16, enabled=best_precision() == "bf16"):
+        with torch.autocast("cpu", torch.bfloat16, enabled=best_precision(torch.device("cpu")) == "bf16"):
             loss = loss_fn(model(batch)).total
         optimizer.zero_grad()
         loss.backward()

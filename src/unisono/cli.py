@@ -69,6 +69,35 @@ def prepare_debian(
     typer.echo(RECIPES["debian"].run(out, cache=cache, seed=seed, workers=workers))
 
 
+@app.command("check")
+def check(
+    overrides: Annotated[list[str] | None, typer.Argument(help="Hydra overrides, as given to train.py.")] = None,
+    config_name: Annotated[
+        str, typer.Option("--config-name", "-cn", help="default (training), inference, evaluate, or your own.")
+    ] = "default",
+    config_path: Annotated[str | None, typer.Option("--config-path", "-cp", help="Folder of your own configs.")] = None,
+    accelerate_config: Annotated[
+        Path | None, typer.Option("--accelerate-config", help="File for `accelerate launch --config_file`.")
+    ] = None,
+    num_processes: Annotated[int | None, typer.Option("--num-processes", min=1, help="That train together.")] = None,
+) -> None:
+    """Check a configuration without running it: all faults at once, then parameters, memory and time of a step.
+
+    Example: unisono check model=base train_dataloader.batch_size=12 --num-processes 8
+    """
+    from unisono.config.preflight import compose_checked, describe, launched_processes
+
+    if num_processes is None:
+        num_processes = launched_processes(accelerate_config) if accelerate_config else 1
+    cfg, entry, warnings = compose_checked(config_name, overrides or [], config_path, num_processes)
+    for warning in warnings:
+        typer.echo(f"warning: {warning}", err=True)
+    typer.echo(f"no faults in the configuration for {entry.purpose}")
+    description = describe(cfg, entry, num_processes)
+    if description:
+        typer.echo(description)
+
+
 @app.command("latent-statistics")
 def latent_statistics(
     manifests: Annotated[list[Path], typer.Argument(help="audio.jsonl manifests.")],

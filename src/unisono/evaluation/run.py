@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig
 
-from unisono.config import hydra_entry
+from unisono.config import hydra_entry, save_config
+from unisono.config.entries import EVALUATION
 from unisono.data.manifest import read_jsonl
 from unisono.errors import UserError
 
 logger = logging.getLogger(__name__)
 
 
-@hydra_entry("evaluate")
+@hydra_entry(EVALUATION)
 def main(cfg: DictConfig) -> None:
     report = run_evaluation(cfg)
     print(f"report: {report.resolve()}")
@@ -27,6 +28,7 @@ def run_evaluation(cfg: DictConfig) -> Path:
     """Measure every test item of the configured data sets; returns the report's path."""
     from hydra.utils import instantiate
 
+    from unisono.data.prepared import without_absent_sets
     from unisono.evaluation.runner import evaluate
     from unisono.inference.model_folder import load_model_folder
 
@@ -37,12 +39,13 @@ def run_evaluation(cfg: DictConfig) -> Path:
     generated = {(record["task"], record["audio_id"]): record for _, record in read_jsonl(manifest)}
     items = [
         _item(dataset, index, generated, inference_dir)
-        for dataset in instantiate(cfg.datasets)
+        for dataset in instantiate(without_absent_sets(cfg.datasets))
         for index in range(len(dataset))
     ]
     model, _ = load_model_folder(cfg.model_dir)
     parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
     output_dir = Path(cfg.output_dir)
+    save_config(output_dir / "config.yaml", cfg)
     evaluate(
         items,
         output_dir,

@@ -68,7 +68,7 @@ def _model_card(model: UnifiedAudioModel, cfg: Mapping[str, Any], metrics: Mappi
     ae = model.autoencoder
     return f"""---
 library_name: unisono
-tags: [audio-generation, flow-matching]
+tags: [audio-generation, {model.objective.tag}]
 ---
 
 # A Unisono model

@@ -19,7 +19,8 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from unisono.audio import write_audio
-from unisono.config import hydra_entry
+from unisono.config import hydra_entry, save_config
+from unisono.config.entries import INFERENCE
 from unisono.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ Key = tuple[str, str]  # task, audio_id
 Item: TypeAlias = "tuple[AudioGenerationDataset, int]"
 
 
-@hydra_entry("inference")
+@hydra_entry(INFERENCE)
 def main(cfg: DictConfig) -> None:
     run_inference(cfg)
 
@@ -40,26 +41,31 @@ def run_inference(cfg: DictConfig) -> Path:
     """Generate everything that is not there yet; returns the manifest's path."""
     from hydra.utils import instantiate
 
+    from unisono.data.prepared import without_absent_sets
     from unisono.inference.pipeline import Pipeline, weights_hash
 
-    datasets: list[AudioGenerationDataset] = list(instantiate(cfg.datasets))
+    datasets: list[AudioGenerationDataset] = list(instantiate(without_absent_sets(cfg.datasets)))
+    folder = _model_dir(cfg)
+    pipeline = Pipeline.from_pretrained(folder, cfg.device, cfg.mixed_precision)
     settings = instantiate(cfg.generation)
+    # Before anything is touched: settings that the model's objective refuses must not cost what was made with others.
+    solver, sway = pipeline.model.objective.settle(settings.num_steps, settings.solver, settings.sway)
+    settings = dataclasses.replace(settings, solver=solver, sway=sway)
     output_dir = Path(cfg.output_dir)
     provenance = {
-        "weights": weights_hash(_model_dir(cfg)),
+        "weights": weights_hash(folder),
         "seed": cfg.seed,
         **dataclasses.asdict(settings),
         "mixed_precision": cfg.mixed_precision,
     }
     manifest = output_dir / "manifest.jsonl"
-    output_dir.mkdir(parents=True, exist_ok=True)
+    save_config(output_dir / "config.yaml", cfg)
     items = _all_items(datasets)
     done = _finished(manifest, provenance, {key: content_hash(*item) for key, item in items.items()})
     pending = _by_length([item for key, item in items.items() if key not in done])
     logger.info("%d items to generate, %d finished already", len(pending), len(items) - len(pending))
     if not pending:
         return manifest
-    pipeline = Pipeline.from_pretrained(_model_dir(cfg), cfg.device, cfg.mixed_precision)
     with tqdm(total=len(pending), unit="item", desc="generate", dynamic_ncols=True) as bar:
         for begin in range(0, len(pending), cfg.batch_size):
             chunk = pending[begin : begin + cfg.batch_size]

@@ -1,4 +1,4 @@
-"""The unified model: content, instruction and noise in, velocity out; and generation.
+"""The unified model: content, instruction and noise in, the objective's prediction out; and generation.
 
 Shape letters: B items of a batch, N items of one modality, S samples, T latent frames, L content units, C latent
 channels, D content width.
@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from unisono.models.autoencoder import Autoencoder
 from unisono.models.backbone import DiffusionTransformer
+from unisono.models.compatibility import check_parts
 from unisono.models.content_adapter import AdaptedContent, ContentAdapter
 from unisono.models.length_regulator import expand
-from unisono.objectives import FlowMatching, guided, integrate, sigma_schedule
+from unisono.objectives import Objective, Predict, guided
 from unisono.objectives.noise import item_noise
 from unisono.timing import frames_to_samples, seconds_to_frames, unit_boundaries
 from unisono.types import Alignment, Batch, Condition, ContentBatch, length_mask
@@ -51,9 +52,9 @@ class DurationPrediction:
 
 @dataclass(frozen=True)
 class TrainingOutput:
-    """What the loss needs: ``velocity`` and ``target (B, T, C)``, ``frame_mask (B, T)``, durations."""
+    """What the loss needs: ``prediction`` and ``target (B, T, C)``, ``frame_mask (B, T)``, durations."""
 
-    velocity: Tensor
+    prediction: Tensor
     target: Tensor
     frame_mask: Tensor
     local_durations: list[DurationPrediction]
@@ -72,21 +73,21 @@ class Generated:
 
 @dataclass(frozen=True)
 class GenerationSettings:
-    """How to solve the flow.
+    """How to get from noise to a latent.
 
     Attributes:
         num_steps: solver steps.
         guidance_scale: 1 is no guidance (and half the work).
-        solver: a name of ``unisono.objectives.solvers.SOLVERS``.
-        sway: see ``sigma_schedule``.
+        solver: one of the objective's ``solvers``; None is its own default.
+        sway: of flow matching, see ``sigma_schedule``; None is the objective's own default.
         predict_durations: True predicts the durations of units even where the content brings its own.
         max_duration_s: predicted lengths are cut here.
     """
 
     num_steps: int = 24
     guidance_scale: float = 2.0
-    solver: str = "euler"
-    sway: float = -0.5
+    solver: str | None = None
+    sway: float | None = None
     predict_durations: bool = False
     max_duration_s: float = 30.0
 
@@ -99,8 +100,8 @@ class UnifiedAudioModel(nn.Module):
         instruction_encoder: byte tokens to Condition.
         content_encoders: modality -> encoder.
         content_adapter: fuses content and instruction, predicts durations.
-        backbone: velocity from noisy latent, frames and context.
-        objective: path, target and distribution of sigma.
+        backbone: the objective's prediction from noisy latent, frames and context.
+        objective: how data is noised, what is predicted, how noise becomes data.
         cfg_drop_ratio: share of training items whose conditions are replaced by the null embeddings.
     """
 
@@ -111,12 +112,11 @@ class UnifiedAudioModel(nn.Module):
         content_encoders: Mapping[str, nn.Module],
         content_adapter: ContentAdapter,
         backbone: DiffusionTransformer,
-        objective: FlowMatching,
+        objective: Objective,
         cfg_drop_ratio: float = 0.1,
     ) -> None:
         super().__init__()
-        if autoencoder.latent_dim != backbone.latent_dim:
-            raise ValueError(f"autoencoder has {autoencoder.latent_dim} channels, backbone {backbone.latent_dim}")
+        check_parts(autoencoder, instruction_encoder, content_encoders, content_adapter, backbone)
         if not 0.0 <= cfg_drop_ratio < 1.0:
             raise ValueError(f"cfg_drop_ratio is {cfg_drop_ratio}; it must lie in [0, 1)")
         self.autoencoder = autoencoder.requires_grad_(False)
@@ -215,7 +215,7 @@ class UnifiedAudioModel(nn.Module):
     def forward(
         self, batch: Batch, *, sigma: Tensor | None = None, noise: Tensor | None = None, drop: Tensor | None = None
     ) -> TrainingOutput:
-        """Predict the velocity at a noised latent of ``batch.waveform``.
+        """Predict the objective's target at a noised latent of ``batch.waveform``.
 
         Args:
             sigma, noise: fixed noise levels ``(B,)`` and noise ``(B, T, C)`` (validation); drawn when None.
@@ -232,11 +232,12 @@ class UnifiedAudioModel(nn.Module):
         encoded = self.encode_content(batch)
         frames, context = self.fuse(encoded, lengths, num_frames, drop)
         conditions = self.backbone.precompute(frames, mask, context)
-        velocity = self.backbone(self.objective.interpolate(x0, noise, sigma), sigma, conditions)
+        prediction = self.backbone(self.objective.interpolate(x0, noise, sigma), sigma, conditions)
         if self.training:
-            velocity = velocity + self._touch_unused(batch)
+            prediction = prediction + self._touch_unused(batch)
         seconds = batch.waveform_lengths.float() / self.autoencoder.sample_rate
-        return TrainingOutput(velocity, self.objective.target(x0, noise), mask, *self._durations(encoded, seconds))
+        target = self.objective.target(x0, noise, sigma)
+        return TrainingOutput(prediction, target, mask, *self._durations(encoded, seconds))
 
     def _durations(
         self, encoded: Sequence[EncodedContent], seconds: Tensor
@@ -317,21 +318,21 @@ class UnifiedAudioModel(nn.Module):
         lengths_list = lengths.tolist()
         num_frames = max(lengths_list)
         noise = item_noise(seeds, lengths_list, num_frames, self.autoencoder.latent_dim).to(device)
-        predict = settings.predict_durations
-        frames, context = self.fuse(encoded, lengths, num_frames, None, predict)
+        predict_durations = settings.predict_durations
+        frames, context = self.fuse(encoded, lengths, num_frames, None, predict_durations)
         mask = length_mask(lengths, num_frames)
         if settings.guidance_scale == 1.0:
             conditions = self.backbone.precompute(frames, mask, context)
-            velocity = lambda x, sigma: self.backbone(x, sigma, conditions)  # noqa: E731
+            predict: Predict = lambda x, sigma: self.backbone(x, sigma, conditions)  # noqa: E731
         else:
             everything = torch.ones_like(lengths).bool()
-            null_frames, null_context = self.fuse(encoded, lengths, num_frames, everything, predict)
+            null_frames, null_context = self.fuse(encoded, lengths, num_frames, everything, predict_durations)
             both = Condition(
                 torch.cat([context.tensor, null_context.tensor]), torch.cat([context.mask, null_context.mask])
             )
             conditions = self.backbone.precompute(torch.cat([frames, null_frames]), torch.cat([mask, mask]), both)
-            velocity = guided(lambda x, sigma: self.backbone(x, sigma, conditions), settings.guidance_scale)
-        sigmas = sigma_schedule(settings.num_steps, settings.sway, device)
-        latent = integrate(velocity, noise, sigmas, settings.solver) * mask[..., None]
+            predict = guided(lambda x, sigma: self.backbone(x, sigma, conditions), settings.guidance_scale)
+        latent = self.objective.generate(predict, noise, settings.num_steps, settings.solver, settings.sway)
+        latent = latent * mask[..., None]
         waveform = self.autoencoder.decode(latent, lengths)
         return Generated(waveform, frames_to_samples(lengths, self.autoencoder.hop_samples), latent, lengths)

@@ -1,6 +1,9 @@
 """Mathematics of the objectives and solvers, without networks."""
 
+from unisono.objectives.base import Objective, Predict
+from unisono.objectives.diffusion import Diffusion
 from unisono.objectives.flow_matching import FlowMatching
-from unisono.objectives.solvers import guided, integrate, sigma_schedule
+from unisono.objectives.guidance import guided
+from unisono.objectives.solvers import integrate, sigma_schedule
 
-__all__ = ["FlowMatching", "guided", "integrate", "sigma_schedule"]
+__all__ = ["Diffusion", "FlowMatching", "Objective", "Predict", "guided", "integrate", "sigma_schedule"]

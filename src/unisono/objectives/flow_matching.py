@@ -8,11 +8,19 @@ Shape letters: B items, T frames, C channels.
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import torch
 from torch import Tensor
 
+from unisono.objectives.base import Objective, Predict, check_choice, stratified_uniform
+from unisono.objectives.solvers import SOLVERS, integrate, sigma_schedule
 
-class FlowMatching:
+SigmaSampling = Literal["uniform", "logit_normal"]
+DEFAULT_SWAY = -0.5
+
+
+class FlowMatching(Objective):
     """How noise levels are drawn, points on the path and the velocity that is to be predicted.
 
     Args:
@@ -20,16 +28,20 @@ class FlowMatching:
         logit_mean, logit_std: of the logit-normal distribution.
     """
 
-    def __init__(self, sigma_sampling: str = "logit_normal", logit_mean: float = 0.0, logit_std: float = 1.0) -> None:
-        if sigma_sampling not in ("uniform", "logit_normal"):
-            raise ValueError(f"sigma_sampling is {sigma_sampling!r}; choose 'uniform' or 'logit_normal'")
+    tag = "flow-matching"
+    solvers = tuple(SOLVERS)
+
+    def __init__(
+        self, sigma_sampling: SigmaSampling = "logit_normal", logit_mean: float = 0.0, logit_std: float = 1.0
+    ) -> None:
+        check_choice("sigma_sampling", sigma_sampling, get_args(SigmaSampling))
         if not logit_std > 0:
             raise ValueError(f"logit_std is {logit_std}; it must be positive")
         self.sigma_sampling, self.logit_mean, self.logit_std = sigma_sampling, logit_mean, logit_std
 
     def sample_sigma(self, batch_size: int, device: torch.device) -> Tensor:
-        """Noise levels ``(B,)`` in [0, 1], stratified over the batch: less variance, the same distribution."""
-        uniform = (torch.randperm(batch_size, device=device) + torch.rand(batch_size, device=device)) / batch_size
+        """Noise levels ``(B,)`` in [0, 1], stratified over the batch."""
+        uniform = stratified_uniform(batch_size, device)
         if self.sigma_sampling == "uniform":
             return uniform
         normal = torch.special.ndtri(uniform.double().clamp(1e-6, 1 - 1e-6)).float()
@@ -40,6 +52,18 @@ class FlowMatching:
         sigma = sigma[:, None, None]
         return (1 - sigma) * x0 + sigma * noise
 
-    def target(self, x0: Tensor, noise: Tensor) -> Tensor:
+    def target(self, x0: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
         """Velocity ``dx / dsigma``, the same everywhere on the path."""
         return noise - x0
+
+    def generate(
+        self, predict: Predict, noise: Tensor, num_steps: int, solver: str | None = None, sway: float | None = None
+    ) -> Tensor:
+        """Integrate the velocity from noise to data; ``sway`` is -0.5 where None."""
+        chosen, chosen_sway = self.settle(num_steps, solver, sway)
+        return integrate(predict, noise, sigma_schedule(num_steps, chosen_sway, noise.device), chosen)
+
+    def settle(self, num_steps: int, solver: str | None = None, sway: float | None = None) -> tuple[str, float]:
+        chosen_sway = DEFAULT_SWAY if sway is None else sway
+        sigma_schedule(num_steps, chosen_sway)
+        return self.choose_solver(solver), chosen_sway

@@ -55,7 +55,7 @@ class AudioGenerationTrainer(Trainer):
 
     @staticmethod
     def _report(metrics: MeanMetrics, prefix: str, result: LossResult, batch: Batch) -> None:
-        """The flow loss, whole and per task, and the duration losses; all are means over items."""
+        """The error of the prediction, whole and per task, and the duration losses; all are means over items."""
         metrics.update(f"{prefix}/loss", result.flow)
         for index, name in enumerate(TASKS):
             if name in batch.tasks:

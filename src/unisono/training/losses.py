@@ -12,7 +12,10 @@ from unisono.models.unified import DurationPrediction, TrainingOutput
 
 @dataclass(frozen=True)
 class LossResult:
-    """``total`` is what is minimised; the others are its parts, one value per item that has the part."""
+    """``total`` is what is minimised; the others are its parts, one value per item that has the part.
+
+    ``flow`` is the error of the prediction, whatever the objective.
+    """
 
     total: Tensor
     flow: Tensor
@@ -37,7 +40,7 @@ def duration_loss(predictions: list[DurationPrediction], device: torch.device) -
 
 
 class AudioGenerationLoss:
-    """Velocity error plus weighted duration errors.
+    """Error of the objective's prediction plus weighted duration errors.
 
     Args:
         local_duration_weight: of the error per unit.
@@ -49,7 +52,7 @@ class AudioGenerationLoss:
         self.global_duration_weight = global_duration_weight
 
     def __call__(self, output: TrainingOutput) -> LossResult:
-        flow = masked_item_mean((output.velocity.float() - output.target) ** 2, output.frame_mask)
+        flow = masked_item_mean((output.prediction.float() - output.target) ** 2, output.frame_mask)
         local = duration_loss(output.local_durations, flow.device)
         whole = duration_loss(output.global_durations, flow.device)
         total = flow.mean()

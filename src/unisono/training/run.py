@@ -3,39 +3,38 @@
 from __future__ import annotations
 
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from unisono.config import check_training_nodes, hydra_entry
+from unisono.config import hydra_entry, save_config
+from unisono.config.entries import TRAINING
 from unisono.errors import UserError
 
 logger = logging.getLogger(__name__)
 
 
-@hydra_entry("default")
+@hydra_entry(TRAINING)
 def main(cfg: DictConfig) -> None:
     run_training(cfg)
 
 
 def run_training(cfg: DictConfig) -> Path:
     """Train as configured; returns the exported model folder ``${exp_dir}/model``."""
-    check_training_nodes(cfg)
-    from accelerate import PartialState
     from hydra.utils import instantiate
 
     from unisono.data.mini.ensure import ensure_mini_corpus
     from unisono.inference.model_folder import save_model_folder
+    from unisono.training.processes import process_state
 
     exp_dir = Path(cfg.exp_dir)
-    with PartialState().main_process_first():
+    with process_state().main_process_first():
         ensure_mini_corpus(cfg)
     # Data first: every line and every file is checked before a weight is made.
     train_dataloader = instantiate(cfg.train_dataloader)
     val_dataloader = instantiate(cfg.val_dataloader)
-    with PartialState().main_process_first():
+    with process_state().main_process_first():
         for loader in (train_dataloader, val_dataloader):
             check_data(loader, cache=exp_dir / "verified_audio.json")
     import torch
@@ -50,12 +49,7 @@ def run_training(cfg: DictConfig) -> Path:
         loss_fn=instantiate(cfg.loss_fn),
         train_dataloader=train_dataloader,
         val_dataloader=val_dataloader,
-        exp_dir=cfg.exp_dir,
-        epochs=cfg.epochs,
-        epoch_length=cfg.epoch_length,
-        seed=cfg.seed,
-        resume=cfg.resume,
-        warmup_params=cfg.warmup_params,
+        trackers=instantiate(cfg.get("trackers") or {}),
     )
     is_main = trainer.accelerator.is_main_process
     if cfg.resume == "auto":
@@ -64,7 +58,9 @@ def run_training(cfg: DictConfig) -> Path:
     if is_main:
         save_config(exp_dir / "config.yaml", cfg)
         logger.info("%.1f M trainable parameters; run folder %s", count_trainable(model) / 1e6, exp_dir)
-    trainer.fit()
+    settings = OmegaConf.to_container(cfg)
+    assert isinstance(settings, dict)
+    trainer.fit({str(key): value for key, value in settings.items() if key != "data_dict"})
     folder = exp_dir / "model"
     if is_main:
         with trainer.averaged_weights():
@@ -75,7 +71,7 @@ def run_training(cfg: DictConfig) -> Path:
 
 
 # What may differ between a run and the one it goes on with: lengths, logging, where and how fast, not what is learned.
-_FREE_SETTINGS = ("exp_dir", "epochs", "resume", "trainer", "val_dataloader", "data_dict")
+_FREE_SETTINGS = ("exp_dir", "epochs", "resume", "trainer", "val_dataloader", "data_dict", "trackers")
 _FREE_LOADER_SETTINGS = ("num_workers", "pin_memory", "persistent_workers", "prefetch_factor")
 
 
@@ -102,14 +98,6 @@ def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
         if not (prefix == "" and key in _FREE_SETTINGS) and key not in _FREE_LOADER_SETTINGS:
             flat |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
     return flat
-
-
-def save_config(path: Path, cfg: DictConfig) -> None:
-    """Write the resolved configuration, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    OmegaConf.save(cfg, temporary, resolve=True)
-    os.replace(temporary, path)
 
 
 def check_data(loader: Any, cache: Path) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate.tracking import GeneralTracker
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
@@ -29,15 +29,10 @@ from unisono.training.checkpoint import CheckpointFolder, load_strictly, read_st
 from unisono.training.ema import ExponentialMovingAverage
 from unisono.training.hooks import TrainerHooks
 from unisono.training.metrics import MeanMetrics, MetricsFile
+from unisono.training.processes import MixedPrecision, log_processes, make_accelerator
+from unisono.training.tracking import check_trackers, finish_trackers, start_trackers
 
 logger = logging.getLogger(__name__)
-
-
-def best_precision() -> str:
-    """bfloat16 where the processor multiplies it fast, else float32."""
-    if torch.cuda.is_available():
-        return "bf16" if torch.cuda.is_bf16_supported() else "no"
-    return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "no"
 
 
 class Trainer(TrainerHooks, ABC):
@@ -61,13 +56,14 @@ class Trainer(TrainerHooks, ABC):
         warmup_params: ``warmup_steps`` or ``warmup_epochs``, counted in updates.
         gradient_accumulation_steps: micro-batches per step.
         max_grad_norm: gradients are clipped to this norm; None for never.
-        mixed_precision: "auto" (bfloat16 where it is fast), "bf16", "no", or None for what Accelerate's own
-            configuration says.
+        mixed_precision: "auto" (what ``accelerate launch`` was told; bfloat16 where it is fast by plain ``python``),
+            "bf16" or "no".
         ema_decay: of the averaged weights that validation and the exported model use; None for none.
         metric_monitor: validation metric that decides which checkpoint is best (lowest).
         log_every_n_steps, val_every_n_steps, save_every_n_steps: in steps; the last step always validates and saves.
         save_last_k: checkpoints kept beside the best.
         progress: show a progress bar (main process only).
+        trackers: where metrics go beside ``metrics.jsonl``; started by ``fit``, main process only.
     """
 
     def __init__(
@@ -87,7 +83,7 @@ class Trainer(TrainerHooks, ABC):
         warmup_params: Mapping[str, Any] | None = None,
         gradient_accumulation_steps: int = 1,
         max_grad_norm: float | None = 1.0,
-        mixed_precision: str | None = "auto",
+        mixed_precision: MixedPrecision = "auto",
         ema_decay: float | None = 0.999,
         metric_monitor: str = "val/loss",
         log_every_n_steps: int = 10,
@@ -95,13 +91,9 @@ class Trainer(TrainerHooks, ABC):
         save_every_n_steps: int = 200,
         save_last_k: int = 2,
         progress: bool = True,
+        trackers: Mapping[str, GeneralTracker] | None = None,
     ) -> None:
-        precision = best_precision() if mixed_precision == "auto" else mixed_precision
-        # Apple's GPU lacks float64, which sums and cumulated durations need; its processor trains instead.
-        without_float64 = torch.backends.mps.is_available() and not torch.cuda.is_available()
-        self.accelerator = Accelerator(mixed_precision=precision, cpu=without_float64)
-        if self.accelerator.mixed_precision not in ("no", "bf16"):
-            raise UserError(f"mixed_precision is {self.accelerator.mixed_precision!r}; use bf16 or no")
+        self.accelerator = make_accelerator(mixed_precision, check_trackers(trackers or {}))
         self.exp_dir, self.seed, self.resume = Path(exp_dir), seed, resume
         self.loss_fn, self.train_dataloader, self.val_dataloader = loss_fn, train_dataloader, val_dataloader
         self.gradient_accumulation_steps, self.max_grad_norm = gradient_accumulation_steps, max_grad_norm
@@ -122,7 +114,7 @@ class Trainer(TrainerHooks, ABC):
         self.lr_scheduler = self._make_scheduler(lr_scheduler, own_optimizer, dict(warmup_params or {}))
         # The scheduler is not prepared: Accelerate would advance it once per process at each update.
         self.model, self.optimizer = self.accelerator.prepare(model, own_optimizer)
-        self.raw_model: nn.Module = self.accelerator.unwrap_model(self.model)
+        self.raw_model: nn.Module = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
         self.ema = ExponentialMovingAverage(self.raw_model, ema_decay) if ema_decay is not None else None
         self.checkpoints = CheckpointFolder(self.exp_dir / "checkpoints", save_last_k)
         self.metrics_file = MetricsFile(self.exp_dir / "metrics.jsonl")
@@ -141,9 +133,16 @@ class Trainer(TrainerHooks, ABC):
 
     # -- the loop -----------------------------------------------------------------------------------------------
 
-    def fit(self) -> None:
-        """Train from where ``load_checkpoint`` left off, or from the start, to the last step."""
+    def fit(self, settings: Mapping[str, Any] | None = None) -> None:
+        """Train from where ``load_checkpoint`` left off, or from the start, to the last step.
+
+        Args:
+            settings: the configuration of the run, for the trackers to show beside its curves.
+        """
         self.load_checkpoint()
+        log_processes(self.accelerator)
+        if self.step < self.total_steps:
+            start_trackers(self.accelerator, self.step, settings or {})
         self.on_train_start()
         batches = self._micro_batches()
         bar = tqdm(
@@ -166,10 +165,12 @@ class Trainer(TrainerHooks, ABC):
                     self.on_train_epoch_end()
         except BaseException as error:
             self.on_exception(error)
+            finish_trackers(self.accelerator, exit_code=1)
             raise
         finally:
             bar.close()
         self.on_train_end()
+        finish_trackers(self.accelerator, exit_code=0)
 
     def _step(self, batches: Iterator[Any]) -> int:
         """One optimizer update; returns how many items all processes saw."""
@@ -262,6 +263,7 @@ class Trainer(TrainerHooks, ABC):
         if self.accelerator.is_main_process:
             epoch = (self.step - 1) // self.epoch_length
             self.metrics_file.write({"step": self.step, "epoch": epoch, **values})
+            self.accelerator.log({"epoch": epoch, **values}, step=self.step)
 
     def _save(self, is_best: bool) -> None:
         finite = all(bool(torch.isfinite(p).all()) for p in self.raw_model.parameters())

@@ -18,7 +18,7 @@ class AudioEncoder(nn.Module):
 
     def __init__(self, dim: int, latent_dim: int, num_layers: int = 0, num_heads: int = 4) -> None:
         super().__init__()
-        self.dim = dim
+        self.dim, self.latent_dim = dim, latent_dim
         self.project = nn.Sequential(nn.Linear(latent_dim, dim), nn.SiLU(), nn.Linear(dim, dim))
         self.transformer = TransformerEncoder(dim, num_layers, num_heads)
 

@@ -1,0 +1,64 @@
+"""The entry points: which config each composes, what it requires and what it gives the objects it builds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class EntryPoint:
+    """An entry point as the pre-flight check sees it.
+
+    Attributes:
+        config_name: of the primary config.
+        purpose: in words.
+        job_folder: the setting that names where results go; each job of a sweep gets its own.
+        required: top-level nodes that must be there with a ``_target_``, and an example of each.
+        given_later: node -> arguments that the code passes when it builds the object.
+        built: nodes cheap enough to be built for the check (a model on the meta device).
+    """
+
+    config_name: str
+    purpose: str
+    job_folder: str
+    required: Mapping[str, str] = field(default_factory=dict)
+    given_later: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    built: tuple[str, ...] = ()
+
+
+TRAINING = EntryPoint(
+    config_name="default",
+    purpose="training",
+    job_folder="exp_dir",
+    required={
+        "train_dataloader": "_target_: unisono.data.loader.train_dataloader",
+        "val_dataloader": "_target_: unisono.data.loader.eval_dataloader",
+        "model": "_target_: unisono.models.unified.UnifiedAudioModel",
+        "optimizer": "_target_: torch.optim.AdamW, _partial_: true, lr: 1.0e-3",
+        "lr_scheduler": "_target_: unisono.training.schedules.cosine_with_warmup, _partial_: true",
+        "loss_fn": "_target_: unisono.training.losses.AudioGenerationLoss",
+        "trainer": "_target_: unisono.training.audio_generation_trainer.AudioGenerationTrainer",
+    },
+    given_later={
+        "trainer": (
+            "model",
+            "optimizer",
+            "lr_scheduler",
+            "loss_fn",
+            "train_dataloader",
+            "val_dataloader",
+            "trackers",
+        ),
+    },
+    built=("model", "loss_fn"),
+)
+INFERENCE = EntryPoint(
+    config_name="inference",
+    purpose="generation",
+    job_folder="output_dir",
+    required={"generation": "_target_: unisono.models.unified.GenerationSettings"},
+    built=("generation",),
+)
+EVALUATION = EntryPoint(config_name="evaluate", purpose="evaluation", job_folder="output_dir")
+ENTRY_POINTS = {entry.config_name: entry for entry in (TRAINING, INFERENCE, EVALUATION)}

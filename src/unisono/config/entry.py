@@ -1,0 +1,184 @@
+"""The shell around every Hydra entry point: composition, check, one job after another, errors without internals."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from unisono.config.entries import EntryPoint
+from unisono.config.resolvers import register_omegaconf_resolvers
+from unisono.config.tree import config_dir, register_search_path, with_absolute_config_path
+from unisono.errors import UserError
+
+logger = logging.getLogger(__name__)
+_FULL_ERROR = "HYDRA_FULL_ERROR"
+
+
+class _JobFailed(Exception):
+    """A job of a sweep failed and said so; the others still run."""
+
+
+def hydra_entry(entry: EntryPoint) -> Callable[[Callable[[DictConfig], object]], Callable[[], None]]:
+    """Decorator of the entry points.
+
+    The body gets a config that passed the pre-flight check, without interpolations. What a user can mend ends with one
+    message and exit status 1; ``HYDRA_FULL_ERROR=1`` shows the whole traceback instead.
+    """
+
+    def decorate(body: Callable[[DictConfig], object]) -> Callable[[], None]:
+        @functools.wraps(body)
+        def run() -> None:
+            import hydra
+
+            register_omegaconf_resolvers()
+            register_search_path()
+            full = os.environ.get(_FULL_ERROR) == "1"
+            try:
+                sys.argv[1:] = with_absolute_config_path(sys.argv[1:])
+
+                def job(cfg: DictConfig) -> None:
+                    _run_job(body, cfg, entry, full)
+
+                main = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=entry.config_name)
+                with _errors_are_raised():
+                    main(job)()
+            except _JobFailed:
+                sys.exit(1)
+            except Exception as error:
+                if full:
+                    raise
+                _report(error, entry)
+                sys.exit(1)
+
+        return run
+
+    return decorate
+
+
+@contextmanager
+def _errors_are_raised() -> Iterator[None]:
+    """Hydra prints errors and leaves, unless this variable is set; raised, they can be explained."""
+    before = os.environ.get(_FULL_ERROR)
+    os.environ[_FULL_ERROR] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_FULL_ERROR]
+        else:
+            os.environ[_FULL_ERROR] = before
+
+
+def _run_job(body: Callable[[DictConfig], object], cfg: DictConfig, entry: EntryPoint, full: bool) -> None:
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+    try:
+        if in_sweep:
+            with open_dict(cfg):
+                cfg[entry.job_folder] = HydraConfig.get().runtime.output_dir
+        body(_checked(cfg, entry))
+    except Exception as error:
+        if full:
+            raise
+        _report(error, entry)
+        if in_sweep:
+            raise _JobFailed from error
+        sys.exit(1)
+
+
+def _checked(cfg: DictConfig, entry: EntryPoint) -> DictConfig:
+    """The resolved config, if the pre-flight check finds nothing wrong."""
+    from hydra.core.hydra_config import HydraConfig
+
+    from unisono.config.check import check_config, overrides_without_effect
+    from unisono.config.faults import ConfigError
+
+    hydra_cfg = HydraConfig.get()
+    faults = check_config(cfg, entry, num_processes=int(os.environ.get("WORLD_SIZE", "1")))
+    if faults:
+        raise ConfigError(faults, primary_config(str(hydra_cfg.job.config_name), config_folder(hydra_cfg)))
+    if is_main_process():
+        for message in overrides_without_effect(cfg, list(hydra_cfg.overrides.task)):
+            logger.warning(message)
+    return resolved(cfg)
+
+
+def is_main_process() -> bool:
+    """Whether this is the first of the processes that a launcher started, before they are joined."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def config_folder(hydra_cfg: Any) -> Path:
+    """The primary config folder of a composed config."""
+    return next(Path(source.path) for source in hydra_cfg.runtime.config_sources if source.provider == "main")
+
+
+def primary_config(config_name: str, directory: Path) -> str:
+    """Path of the primary config file: in ``directory``, or in the project's tree behind it."""
+    name = config_name if config_name.endswith((".yaml", ".yml")) else f"{config_name}.yaml"
+    candidates = [folder / name for folder in (directory, config_dir())]
+    return str(next((path for path in candidates if path.is_file()), candidates[0]))
+
+
+def _report(error: Exception, entry: EntryPoint) -> None:
+    """Print an error as its user needs it: a message if it can be mended, else a traceback of code outside Hydra."""
+    import hydra
+    import omegaconf
+
+    from unisono.config.faults import ConfigError
+    from unisono.config.messages import explain, print_own_traceback
+
+    message = explain(error, _composition_of(sys.argv[1:], entry))
+    if message is None:
+        hidden = [str(Path(module.__file__ or "").parent) for module in (hydra, omegaconf)]
+        print_own_traceback(error, lambda text: print(text, file=sys.stderr), [*hidden, __file__])
+    elif is_main_process() or not isinstance(error, ConfigError):
+        print(f"error: {message}", file=sys.stderr)
+
+
+def _composition_of(arguments: list[str], entry: EntryPoint):
+    """What the command line asked of Hydra, for suggestions."""
+    from unisono.config.messages import Composition
+
+    directory, name, overrides = config_dir(), entry.config_name, []
+    options = {"--config-path": "path", "-cp": "path", "--config-name": "name", "-cn": "name"}
+    pending = ""
+    for argument in arguments:
+        option, equals, value = argument.partition("=")
+        if pending or (option in options and equals):
+            kind, text = (pending, argument) if pending else (options[option], value)
+            directory, name = (Path(text), name) if kind == "path" else (directory, text)
+            pending = ""
+        elif argument in options:
+            pending = options[argument]
+        elif not argument.startswith("-"):
+            overrides.append(argument)
+    return Composition(directory if directory.is_dir() else config_dir(), name.removesuffix(".yaml"), tuple(overrides))
+
+
+def resolved(cfg: DictConfig) -> DictConfig:
+    """A copy without interpolations: what is run is what is saved."""
+    try:
+        plain = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
+    except RecursionError as error:
+        raise UserError("the configuration refers to itself in a circle") from error
+    assert isinstance(plain, DictConfig)
+    return plain
+
+
+def save_config(path: Path, cfg: DictConfig) -> None:
+    """Write the resolved configuration, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    OmegaConf.save(cfg, temporary, resolve=True)
+    os.replace(temporary, path)

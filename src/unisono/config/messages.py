@@ -1,0 +1,203 @@
+"""What to tell users about the errors of Hydra, OmegaConf and YAML: place, value, nearest valid name, remedy."""
+
+from __future__ import annotations
+
+import re
+import traceback
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from unisono.config.suggest import did_you_mean, nearest, nearest_keys
+from unisono.config.tree import NOT_GROUPS, config_dir, hydra_in
+from unisono.errors import UserError
+
+_GRAMMAR = "docs/configuration.md shows how overrides are written"
+
+
+@dataclass(frozen=True)
+class Composition:
+    """What was asked of Hydra: primary folder, name and overrides."""
+
+    directory: Path
+    config_name: str
+    overrides: tuple[str, ...] = ()
+
+    def reference(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The config without value overrides, not resolved, and Hydra's group choices; both empty if it fails."""
+        import hydra
+
+        for overrides in (self._group_overrides(), []):
+            try:
+                with hydra_in(self.directory):
+                    cfg = hydra.compose(self.config_name, overrides=overrides, return_hydra_config=True)
+                choices = OmegaConf.to_container(cfg.hydra.runtime.choices)
+                plain = OmegaConf.to_container(cfg)
+            except Exception:
+                continue
+            assert isinstance(plain, dict) and isinstance(choices, dict)
+            return {str(k): v for k, v in plain.items()}, {str(k): v for k, v in choices.items()}
+        return {}, {}
+
+    def _group_overrides(self) -> list[str]:
+        """Overrides that name a file of a group; they decide which keys there are."""
+        groups = {group.rpartition("/")[2] for group in self.groups()} | set(self.groups())
+        keys = ((override, override.lstrip("+~").partition("=")[0]) for override in self.overrides)
+        return [override for override, key in keys if key.partition("@")[0] in groups]
+
+    def groups(self) -> list[str]:
+        """Config groups of the primary folder and of the project's tree, such as ``model/backbone``."""
+        found: dict[str, None] = {}
+        for root in (self.directory, config_dir()):
+            for folder in sorted(path for path in root.rglob("*") if path.is_dir()):
+                relative = folder.relative_to(root)
+                if relative.parts[0] not in NOT_GROUPS and any(folder.glob("*.yaml")):
+                    found[relative.as_posix()] = None
+        return list(found)
+
+    def options(self, group: str) -> list[str]:
+        """Names of the files of a group."""
+        roots = (self.directory, config_dir())
+        return sorted({path.stem for root in roots for path in (root / group).glob("*.yaml")})
+
+
+def explain(error: BaseException, composition: Composition | None = None) -> str | None:
+    """The message for an error that a user can mend; None for one that is ours, or in code of the user's own."""
+    from hydra.errors import HydraException, InstantiationException
+
+    cause = _first(error, lambda e: isinstance(e, UserError))
+    if cause is not None:
+        return str(cause)
+    if isinstance(error, InstantiationException):
+        return _instantiation(error)
+    if isinstance(error, (HydraException, yaml.YAMLError)) or _is_group_value(error):
+        return _composition(error, composition)
+    if isinstance(error, OmegaConfBaseException):
+        return str(error).splitlines()[0] + (f" (at {error.full_key})" if error.full_key else "")
+    return None
+
+
+def _first(error: BaseException, wanted: Callable[[BaseException], bool]) -> BaseException | None:
+    """The first error of a chain of causes that is ``wanted``."""
+    cause: BaseException | None = error
+    while cause is not None and not wanted(cause):
+        cause = cause.__cause__ or cause.__context__
+    return cause
+
+
+def _is_group_value(error: BaseException) -> bool:
+    return isinstance(error, ValueError) and str(error).startswith("Config group override")
+
+
+def _instantiation(error: Exception) -> str | None:
+    """A ValueError of a constructor that a config names is one about a value in that config."""
+    place = next((line for line in str(error).splitlines() if line.startswith("full_key: ")), "")
+    cause = _first(error, lambda e: isinstance(e, ValueError))
+    return f"{place.removeprefix('full_key: ')}: {cause}" if cause is not None and place else None
+
+
+def _composition(error: BaseException, composition: Composition | None) -> str:
+    from hydra.errors import MissingConfigException, OverrideParseException
+
+    marked = _first(error, lambda e: isinstance(e, yaml.MarkedYAMLError))
+    if isinstance(marked, yaml.MarkedYAMLError) and marked.problem_mark is not None:
+        mark = marked.problem_mark
+        return f"{mark.name}:{mark.line + 1}: not valid YAML: {marked.problem or marked.context}"
+    if isinstance(error, OverrideParseException):
+        return _unparsed(error)
+    if isinstance(error, MissingConfigException):
+        return _missing_file(error, composition)
+    text = str(error)
+    unknown = re.match(r"Could not (override|delete from config\.) '([^']+)'", text)
+    if unknown:
+        return _unknown_key(unknown[2], text, composition)
+    if "looks like a config group override" in text:
+        group = re.search(r"config group '([^']+)'", text)
+        name = group[1] if group else ""
+        return f"there is no config group {name!r}; {did_you_mean(name, composition.groups() if composition else ())}"
+    cause = error.__cause__
+    if not text and cause is not None:
+        text = str(cause)
+    return " ".join(line.strip() for line in text.splitlines() if line.strip() and "hydra.cc" not in line)
+
+
+def _unparsed(error: Any) -> str:
+    override = error.override
+    if override is not None and "=" not in override:
+        return f"override {override!r} has no value; write {override}=VALUE (or ~{override} to delete it). {_GRAMMAR}"
+    problem = next((line for line in str(error).splitlines() if "hydra.cc" not in line), "")
+    return f"override {override!r} cannot be read ({problem}); quote special characters: 'key=\"value\"'. {_GRAMMAR}"
+
+
+def _missing_file(error: Any, composition: Composition | None) -> str:
+    missing, options = error.missing_cfg_file, list(error.options or ())
+    place = re.match(r"In '([^']+)'", str(error))
+    where = f" (asked for in {place[1]}.yaml or by an override)" if place else ""
+    group, _, name = (missing or "").rpartition("/")
+    if not missing or composition is None:
+        return str(error).splitlines()[0]
+    if not group:
+        names = [path.stem for root in (composition.directory, config_dir()) for path in sorted(root.glob("*.yaml"))]
+        hint = did_you_mean(name.removesuffix(".yaml"), names)
+        return f"there is no config {name!r} in {composition.directory} or the project's tree; {hint}"
+    if not options and group not in composition.groups():
+        return f"there is no config group {group!r}{where}; {did_you_mean(group, composition.groups())}"
+    hint = did_you_mean(name, options or composition.options(group))
+    near = nearest(name, options)
+    everything = f" `{group}` has: {', '.join(options)}" if near else ""
+    return f"the config group `{group}` has no {name!r}{where}; {hint}{everything}"
+
+
+def _unknown_key(key: str, text: str, composition: Composition | None) -> str:
+    if "Did you mean to override one of" in text or composition is None:  # Hydra knows: the package is wrong
+        return " ".join(text.splitlines()[:2])
+    config, choices = composition.reference()
+    if not key.startswith("hydra."):
+        config.pop("hydra", None)
+    if key in NOT_GROUPS:
+        return (
+            f"{key} is not in the configuration; its files are for `{key} launch --config_file configs/{key}/NAME.yaml`"
+        )
+    # A dotted name at a group's place (model.content_adapter=x) and a group's name misspelled are both seen.
+    groups = [name for name in choices if not name.startswith("hydra/")]
+    near = [name for name in groups if name.startswith(f"{key}@")]
+    near = near or (nearest(key, groups, 2) if "/" in key or "." not in key else [])
+    if "/" not in key and not any("@" in name for name in near):
+        near += [name for name in nearest_keys(key, config) if name not in near]
+    hint = f"did you mean {' or '.join(near[:4])}?" if near else f"choose one of {', '.join(config)}"
+    addable = _taken_by_parent(key, config)
+    if addable:
+        return f"{key!r} is not in the configuration, but {addable} takes it: write +{key}=VALUE"
+    return f"{key!r} is not in the configuration; {hint}"
+
+
+def _taken_by_parent(key: str, config: Any) -> str | None:
+    """The ``_target_`` of the node that ``key`` would be set in, if it has such a parameter."""
+    from unisono.config.signatures import find_target, parameters
+
+    *parents, last = key.split(".")
+    for part in parents:
+        config = config.get(part) if isinstance(config, dict) else None
+    target = config.get("_target_") if isinstance(config, dict) else None
+    try:
+        known = parameters(find_target(target)) if target else None
+    except UserError:
+        return None
+    return str(target) if known is not None and last in known.named else None
+
+
+def print_own_traceback(error: BaseException, print_line: Callable[[str], None], hidden: Iterable[str]) -> None:
+    """Print an error's traceback without the frames of files below the folders ``hidden``."""
+    folders = tuple(hidden)
+    shown: traceback.TracebackException | None = traceback.TracebackException.from_exception(error)
+    top = shown
+    while shown is not None:
+        shown.stack = traceback.StackSummary.from_list(f for f in shown.stack if not f.filename.startswith(folders))
+        shown = shown.__cause__ or shown.__context__
+    assert top is not None
+    print_line("".join(top.format()).rstrip())

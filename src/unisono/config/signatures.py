@@ -1,0 +1,230 @@
+"""Does a node fit what its ``_target_`` names? Names, required arguments and types, without calling it."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import pkgutil
+import types
+import typing
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Union, get_args, get_origin
+
+from unisono.config.suggest import did_you_mean
+from unisono.errors import UserError
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """What a callable takes.
+
+    Attributes:
+        named: parameter -> annotation (``inspect.Parameter.empty`` where there is none).
+        required: those without a default.
+        open_ended: further keywords are taken and cannot be checked.
+    """
+
+    named: dict[str, Any]
+    required: tuple[str, ...]
+    open_ended: bool
+
+
+def find_target(target: Any) -> Callable[..., Any]:
+    """The callable that a ``_target_`` names; an error says which part of the name does not exist."""
+    if not isinstance(target, str) or not all(part.isidentifier() for part in target.split(".")):
+        raise UserError(f"{target!r} is not a dotted name such as torch.optim.AdamW")
+    parts = target.split(".")
+    found: Any = None
+    for index, part in enumerate(parts):
+        name = ".".join(parts[: index + 1])
+        if hasattr(found, part):
+            found = getattr(found, part)
+            continue
+        try:
+            found = importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name is not None and not name.startswith(error.name):
+                raise UserError(f"{target}: importing {name} fails: {error}; install what is missing") from error
+            raise UserError(_not_found(parts, index, found)) from error
+        except ImportError as error:
+            raise UserError(f"{target}: importing {name} fails: {error}") from error
+    if not callable(found):
+        raise UserError(f"{target} is a {type(found).__name__}, not a class or function")
+    return found
+
+
+def _not_found(parts: list[str], index: int, holder: Any) -> str:
+    target, part = ".".join(parts), parts[index]
+    if holder is None:
+        return f"{target}: there is no package {part!r}; install it, or correct the name"
+    names = [name for name in dir(holder) if not name.startswith("_")]
+    names += [module.name for module in pkgutil.iter_modules(getattr(holder, "__path__", ()))]
+    hint = did_you_mean(part, names) if did_you_mean(part, names).startswith("did") else "correct the name"
+    return f"{target}: {'.'.join(parts[:index])} has no {part!r}; {hint}"
+
+
+def parameters(target: Callable[..., Any]) -> Parameters:
+    """Parameters of a class or function.
+
+    A class with ``**options`` whose base is one of this project's hands them on to it, so those of the base are known
+    as well; where the options of other classes go cannot be seen.
+    """
+    named: dict[str, Any] = {}
+    required: list[str] = []
+    open_ended = False
+    layers = [cls for cls in target.__mro__ if "__init__" in vars(cls)] if isinstance(target, type) else [target]
+    for layer in layers:
+        if layer is not target and not layer.__module__.startswith("unisono."):
+            break
+        function = vars(layer)["__init__"] if isinstance(layer, type) else layer
+        try:
+            signature = inspect.signature(layer if layer is target else function)
+        except (TypeError, ValueError):  # some built-ins have none
+            return Parameters(named, tuple(required), True)
+        hints = _type_hints(function)
+        open_ended = False
+        for name, parameter in signature.parameters.items():
+            if parameter.kind is parameter.VAR_KEYWORD:
+                open_ended = True
+            elif parameter.kind is not parameter.VAR_POSITIONAL and name != "self" and name not in named:
+                named[name] = hints.get(name, parameter.annotation)
+                if parameter.default is parameter.empty:
+                    required.append(name)
+        if not open_ended:
+            break
+    return Parameters(named, tuple(required), open_ended)
+
+
+def _type_hints(function: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(function)
+    except Exception:  # names that exist for type checkers only
+        return {}
+
+
+def misfits(
+    node: Mapping[str, Any], target: Callable[..., Any], given_later: Collection[str] = ()
+) -> list[tuple[str, str]]:
+    """What is wrong with the arguments in ``node``: pairs of argument ("" for the node itself) and message.
+
+    Args:
+        node: resolved node with a ``_target_``.
+        target: what it names.
+        given_later: arguments that the code passes when it builds the object.
+    """
+    known = parameters(target)
+    name = node["_target_"].rpartition(".")[2]
+    found: list[tuple[str, str]] = []
+    special = ("_target_", "_partial_", "_recursive_", "_convert_", "_args_")
+    for key, value in node.items():
+        if key in special:
+            continue
+        if key not in known.named:
+            if not known.open_ended or key.startswith("_"):
+                choices = list(known.named) + (list(special) if key.startswith("_") else [])
+                found.append((key, f"{name} takes no {key!r}; {did_you_mean(key, choices, 'it takes')}"))
+            continue
+        wanted = known.named[key]
+        if not fits(value, wanted):
+            found.append((key, f"is {_shown(value)}, but {name} wants {_type_name(wanted)}{_near(value, wanted)}"))
+    if not node.get("_partial_") and "_args_" not in node:
+        absent = [key for key in known.required if key not in node and key not in given_later]
+        if absent:
+            advice = "give them, or say _partial_: true if the code that uses it does"
+            found.append(("", f"{name} needs {', '.join(map(repr, absent))}; {advice}"))
+    return found
+
+
+def fits(value: Any, annotation: Any) -> bool:
+    """Whether a configured value can be what an annotation asks for; what cannot be decided fits."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if annotation in (Any, inspect.Parameter.empty) or isinstance(annotation, (str, typing.TypeVar)):
+        return True
+    if origin in (Union, types.UnionType):
+        return any(fits(value, argument) for argument in arguments)
+    if origin is typing.Annotated:
+        return fits(value, arguments[0])
+    if origin is Literal:
+        return value in arguments
+    if annotation is None or annotation is type(None):
+        return value is None
+    wanted = origin or annotation
+    if not isinstance(wanted, type):
+        return True
+    if isinstance(value, Mapping) and "_target_" in value:
+        return _builds(value, wanted)
+    return _plain_fits(value, wanted, arguments)
+
+
+def _plain_fits(value: Any, wanted: type, arguments: tuple[Any, ...]) -> bool:
+    """``fits`` for numbers, texts, lists and mappings."""
+    if wanted is bool or isinstance(value, bool):
+        return isinstance(value, bool) and wanted in (bool, object)
+    if wanted is float:
+        return isinstance(value, (int, float))
+    if wanted in (int, str):
+        return isinstance(value, wanted)
+    if issubclass(wanted, os.PathLike):
+        return isinstance(value, str)
+    if isinstance(value, Mapping):
+        element = arguments[1] if len(arguments) == 2 else Any
+        return issubclass(dict, wanted) and all(fits(item, element) for item in value.values())
+    if isinstance(value, list):  # YAML has no tuples or sets: a list stands for every collection
+        if not (issubclass(list, wanted) or issubclass(wanted, (tuple, set, frozenset))):
+            return False
+        if wanted is tuple and arguments and arguments[-1] is not Ellipsis:
+            return len(value) == len(arguments) and all(map(fits, value, arguments))
+        element = arguments[0] if arguments else Any
+        return all(fits(item, element) for item in value)
+    return isinstance(value, wanted) if value is None or isinstance(value, (int, float, str)) else True
+
+
+def _builds(node: Mapping[str, Any], wanted: type) -> bool:
+    """Whether a node with a ``_target_`` builds a ``wanted``; an unusable target is reported at its own place."""
+    try:
+        target = find_target(node["_target_"])
+    except UserError:
+        return True
+    if node.get("_partial_"):
+        return issubclass(types.FunctionType, wanted) or wanted.__name__ == "Callable"
+    if not isinstance(target, type):
+        result = _type_hints(target).get("return")
+        return not isinstance(result, type) or issubclass(result, wanted) or issubclass(wanted, result)
+    try:
+        return issubclass(target, wanted)
+    except TypeError:  # a protocol with attributes
+        return True
+
+
+def _shown(value: Any) -> str:
+    text = (
+        f"a {value['_target_'].rpartition('.')[2]}"
+        if isinstance(value, Mapping) and "_target_" in value
+        else repr(value)
+    )
+    return text if len(text) < 80 else text[:77] + "..."
+
+
+def _type_name(annotation: Any) -> str:
+    if get_origin(annotation) in (Union, types.UnionType):
+        return " or ".join(_type_name(argument) for argument in get_args(annotation))
+    if get_origin(annotation) is Literal:
+        return "one of " + ", ".join(map(repr, get_args(annotation)))
+    if annotation is type(None):
+        return "null"
+    return (
+        annotation.__name__
+        if isinstance(annotation, type) and not get_args(annotation)
+        else str(annotation).replace("collections.abc.", "").replace("typing.", "")
+    )
+
+
+def _near(value: Any, annotation: Any) -> str:
+    """The nearest choice, where a text stands for one of several."""
+    options = annotation if get_origin(annotation) in (Union, types.UnionType) else None
+    literals = [a for a in (get_args(options) if options else (annotation,)) if get_origin(a) is Literal]
+    choices = [str(choice) for literal in literals for choice in get_args(literal)]
+    hint = did_you_mean(value, choices) if isinstance(value, str) and choices else ""
+    return f"; {hint}" if hint.startswith("did") else ""

@@ -1,0 +1,92 @@
+"""Which processes train, on what and how precisely: what Accelerate's launcher was told decides."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
+from accelerate.tracking import GeneralTracker
+from accelerate.utils import parse_flag_from_env
+
+from unisono.errors import UserError
+
+logger = logging.getLogger(__name__)
+MixedPrecision = Literal["auto", "bf16", "no"]
+
+
+def uses_cpu() -> bool:
+    """Whether to train on the processor: there is no usable accelerator, or the launcher was told to.
+
+    Apple's GPU is not usable: it lacks float64, which sums and cumulated durations need.
+    """
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return accelerator is None or accelerator.type == "mps" or parse_flag_from_env("ACCELERATE_USE_CPU")
+
+
+def process_state() -> PartialState:
+    """Accelerate's view of the processes of this run; joins them on the first call.
+
+    Without ``cpu=True`` Accelerate takes each of several processes on a machine without GPU for the only one.
+    """
+    for name in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
+        if parse_flag_from_env(f"ACCELERATE_USE_{name}"):
+            raise UserError(
+                f"Accelerate's configuration says {name}, which spreads a model over processes; here each holds "
+                "the whole model. Use distributed_type MULTI_GPU, as in configs/accelerate/8gpus.yaml"
+            )
+    return PartialState(cpu=uses_cpu())
+
+
+def best_precision(device: torch.device) -> str:
+    """bfloat16 where the device multiplies it fast, else float32."""
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
+    fast = device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return "bf16" if fast else "no"
+
+
+def chosen_precision(mixed_precision: MixedPrecision, device: torch.device) -> str:
+    """What ``trainer.mixed_precision`` comes to.
+
+    "auto" is what ``accelerate launch`` was told by its flags, its file or its default ("no"), and ``best_precision``
+    where the script was started without it. Other precisions raise ``UserError``.
+    """
+    chosen: str = mixed_precision
+    place, choices = "trainer.mixed_precision", "auto, bf16 or no"
+    if mixed_precision == "auto":
+        chosen = os.environ.get("ACCELERATE_MIXED_PRECISION") or best_precision(device)
+        place, choices = "mixed_precision of accelerate launch", "bf16 or no"
+    if chosen not in ("bf16", "no"):
+        hint = '; in a YAML file write "no" in quotes, since YAML reads a bare no as false' if chosen is False else ""
+        raise UserError(f"{place} is {chosen!r}; use {choices}{hint}")
+    return chosen
+
+
+def make_accelerator(mixed_precision: MixedPrecision, trackers: Sequence[GeneralTracker] = ()) -> Accelerator:
+    """An accelerator of its own for each training.
+
+    Accelerate keeps its state for the life of the process and refuses a second precision; a sweep trains several times
+    in one process. The processes themselves stay joined.
+    """
+    precision = chosen_precision(mixed_precision, process_state().device)
+    AcceleratorState._reset_state()
+    return Accelerator(mixed_precision=precision, cpu=uses_cpu(), log_with=list(trackers) or None)
+
+
+def log_processes(accelerator: Accelerator) -> None:
+    """One line on processes, device and precision, from the main process."""
+    if not accelerator.is_main_process:
+        return
+    number, device, precision = accelerator.num_processes, accelerator.device.type, accelerator.mixed_precision
+    logger.info("%d process%s on %s, mixed precision %s", number, "" if number == 1 else "es", device, precision)
+    # Accelerate says where the first of several processes is, and starts one.
+    if number == 1 and parse_flag_from_env("ACCELERATE_USE_CPU") and "MASTER_ADDR" in os.environ:
+        logger.warning(
+            "accelerate launch --cpu starts one process whatever --num_processes says, unless MPI does; "
+            "for several use --config_file configs/accelerate/2cpus.yaml"
+        )

@@ -1,0 +1,371 @@
+"""Composition, resolvers, the pre-flight check and what is said about mistakes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from omegaconf import OmegaConf
+
+from unisono.config import compose, config_dir, register_omegaconf_resolvers
+from unisono.config.check import check_config
+from unisono.config.entries import ENTRY_POINTS, EVALUATION, INFERENCE, TRAINING
+from unisono.config.faults import resolve_all
+from unisono.config.preflight import compose_checked
+from unisono.config.signatures import fits, parameters
+from unisono.config.tree import NOT_GROUPS, hydra_in
+from unisono.errors import UserError
+
+TREE = config_dir()
+ABSENT = "++data_root=absent"  # the mini corpus counts as not built yet; nothing is read
+
+
+def refusal(*overrides: str, config_name: str = "default", config_path: Path | None = None, processes: int = 1) -> str:
+    with pytest.raises(UserError) as caught:
+        compose_checked(config_name, [*overrides, ABSENT], None if config_path is None else str(config_path), processes)
+    return str(caught.value)
+
+
+def composed(*overrides: str, config_name: str = "default", config_path: Path | None = None) -> Any:
+    path = None if config_path is None else str(config_path)
+    return compose_checked(config_name, [*overrides, ABSENT], path)[0]
+
+
+# -- every file of the tree -----------------------------------------------------------------------------------------
+
+
+def every_file() -> list[tuple[str, list[str]]]:
+    """For each YAML file of the tree: the entry point and the overrides that bring it in."""
+    cases: list[tuple[str, list[str]]] = [(name, []) for name in (*ENTRY_POINTS, "common")]
+    where = {
+        "data": "data@train_dataloader.dataset.datasets",
+        "loss": "loss@loss_fn",
+        "tracker": "tracker@trackers",
+    }
+    for path in sorted(TREE.rglob("*.yaml")):
+        group, name = path.relative_to(TREE).parent.as_posix(), path.stem
+        if group == "." or group in NOT_GROUPS or path == TREE / "model/unified.yaml":
+            continue  # the last is what all sizes share, and has no widths of its own
+        if group == "data/datasets":
+            lists = [f"++train_dataloader.dataset.datasets=[${{data_dict.{name}.train}}]"]
+            cases.append(("default", [*lists, f"++val_dataloader.dataset.datasets=[${{data_dict.{name}.val}}]"]))
+        elif group == "model/content_encoder":
+            continue  # composed by every model, at a package of the model's own
+        elif group == "data":
+            which = {"all": "data@data_dict=all"}.get(name, f"{where[group]}={name}")
+            cases.append(("default", [which]))
+            if name.endswith("test"):
+                cases += [("inference", [f"data@datasets={name}"]), ("evaluate", [f"data@datasets={name}"])]
+        else:
+            cases.append(("default", [f"{where.get(group, group)}={name}"]))
+    return cases
+
+
+@pytest.mark.parametrize(("config_name", "overrides"), every_file(), ids=str)
+def test_every_file_composes_and_passes_the_check(config_name: str, overrides: list[str]) -> None:
+    import hydra
+
+    with hydra_in(TREE):
+        cfg = hydra.compose(config_name, overrides=overrides)
+    entry = ENTRY_POINTS.get(config_name, EVALUATION)
+    assert [str(fault) for fault in check_config(cfg, entry, with_files=False)] == []
+
+
+def test_files_for_accelerate_say_that_they_are_not_hydras() -> None:
+    files = sorted((TREE / "accelerate").glob("*.yaml"))
+    assert {"8gpus", "2cpus"} <= {path.stem for path in files}
+    for path in files:
+        first = path.read_text().splitlines()[0]
+        assert "Accelerate" in first and "Hydra" in first, path
+
+
+def test_the_defaults_list_is_as_documented() -> None:
+    defaults = yaml.safe_load((TREE / "default.yaml").read_text())["defaults"]
+    assert {"data@train_dataloader.dataset.datasets": "train"} in defaults
+    cfg = compose("default")
+    lists = yaml.safe_load((TREE / "data/train.yaml").read_text())
+    assert len(cfg.train_dataloader.dataset.datasets) == len(lists)
+
+
+# -- pointers and resolvers -----------------------------------------------------------------------------------------
+
+
+def test_the_innermost_field_takes_effect_through_the_pointer() -> None:
+    cfg = composed("+data_dict.vggsound_clip.test.max_samples=100", config_name="inference")
+    assert [node.max_samples for node in cfg.datasets if "vggsound_clip" in node.content] == [100]
+    cfg = composed("+data_dict.mini_text_to_audio.train.max_samples=7", "train_dataloader.batch_size=2")
+    assert [node.get("max_samples") for node in cfg.train_dataloader.dataset.datasets] == [7, None, None]
+
+
+def test_an_override_of_a_set_that_no_list_points_to_is_pointed_out() -> None:
+    *_, warnings = compose_checked("default", ["+data_dict.vggsound_clip.test.max_samples=1", ABSENT])
+    assert len(warnings) == 1 and "no chosen list" in warnings[0]
+    assert compose_checked("default", ["+data_dict.mini_text_to_audio.train.max_samples=20", ABSENT])[2] == []
+
+
+def test_resolvers() -> None:
+    register_omegaconf_resolvers()
+    register_omegaconf_resolvers()
+    cfg = OmegaConf.create(
+        {
+            "sums": ["${add:1,2,3}", "${sub:3,1}", "${mul:2,3,4}", "${div:3,2}", "${floordiv:7,2}", "${add:0.5,1}"],
+            "lengths": ["${len:${sums}}", "${len:abc}"],
+            "rate": "${latent_rate_hz:24000,480}",
+            "data": "${project_path:data/mini}",
+            "file": "${config_path:accelerate/2cpus.yaml}",
+        }
+    )
+    assert list(cfg.sums) == [6, 2, 24, 1.5, 3, 1.5]
+    assert list(cfg.lengths) == [6, 3] and cfg.rate == 50.0
+    assert cfg.data == str(TREE.parent / "data/mini") and Path(cfg.file).is_file()
+
+
+def test_a_resolver_of_the_users_own_survives() -> None:
+    code = (
+        "from omegaconf import OmegaConf\n"
+        "OmegaConf.register_new_resolver('add', lambda a, b: 'mine')\n"
+        "OmegaConf.register_new_resolver('lucky', lambda: 7)\n"
+        "from unisono.config import compose\n"
+        "cfg = compose('default', ['epochs=${lucky:}', '+optimizer.eps=${add:1,2}'])\n"
+        "print(cfg.epochs, cfg.optimizer.eps)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == ["7", "mine"], done.stderr
+
+
+# -- folders of the user's own --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """A config folder outside the project, with a space in its name."""
+    folder = tmp_path / "my configs"
+    (folder / "model").mkdir(parents=True)
+    (folder / "conf.yaml").write_text("defaults: [default, {override /model: wide}, _self_]\nepochs: 3\n")
+    (folder / "model/wide.yaml").write_text("defaults: [tiny, _self_]\nbackbone: {dim: 384, num_heads: 6}\n")
+    return folder
+
+
+def test_a_folder_outside_comes_first_and_the_projects_groups_stay_reachable(own: Path) -> None:
+    cfg = composed("model/content_adapter=cross_attention_adapter", config_name="conf", config_path=own)
+    assert cfg.model.backbone.dim == 384 and cfg.epochs == 3
+    assert cfg.model.content_adapter._target_.endswith("CrossAttentionAdapter")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("defaults: [defalt]\n", ["no config 'defalt'", "did you mean default"]),
+        ("defaults: [default, {modle: tiny}]\n", ["no config group 'modle'", "did you mean model"]),
+        ("defaults: [default, {override /model: tinny}]\n", ["`model` has no 'tinny'", "did you mean tiny"]),
+        ("defaults: [default, _self_]\nepochs: [1\n", ["bad.yaml:", "not valid YAML"]),
+        ("defaults: [default, _self_]\nseed: 1\nseed: 2\n", ["bad.yaml:3", "duplicate key"]),
+        ("defaults: [default, _self_]\nepoch_lenght: 3\n", ["epoch_lenght", "did you mean epoch_length"]),
+        ("defaults: [default, _self_]\noptimizer: {lrr: 3}\n", ["optimizer.lrr", "did you mean lr"]),
+        ("defaults: [default, _self_]\nseed: ${sed}\n", ["seed: ${sed} points to nothing", "did you mean seed"]),
+        ("epochs: 3\n", ["model: is missing", "bad.yaml", "e.g. model: {_target_"]),
+        ("defaults: [default, _self_]\nmodel: null\n", ["model: is missing"]),
+        ("- a\n- b\n", ["must be a DictConfig"]),
+    ],
+)
+def test_a_mistake_in_a_file_of_ones_own_is_named(content: str, words: list[str], tmp_path: Path) -> None:
+    (tmp_path / "bad.yaml").write_text(content)
+    message = refusal(config_name="bad", config_path=tmp_path)
+    assert all(word in message for word in words), message
+
+
+def test_a_config_or_folder_that_does_not_exist_is_named(own: Path) -> None:
+    assert "did you mean conf" in refusal(config_name="cnof", config_path=own)
+    assert "did you mean" in refusal(config_path=own.parent / "my confgis") and "my configs" in refusal(
+        config_path=own.parent / "my confgis"
+    )
+
+
+# -- mistakes on the command line -----------------------------------------------------------------------------------
+
+MISTAKES: list[tuple[Sequence[str], Sequence[str]]] = [
+    (["optimzer.lr=1"], ["'optimzer.lr'", "did you mean optimizer.lr"]),
+    (["lr=1"], ["did you mean optimizer.lr?"]),
+    (["batch_size=4"], ["train_dataloader.batch_size or val_dataloader.batch_size"]),
+    (["optimizer.eps=1"], ["torch.optim.AdamW takes it: write +optimizer.eps=VALUE"]),
+    (["model/content_adpater=x"], ["did you mean model/content_adapter"]),
+    (["model.content_adapter=prefix_adapter"], ["model/content_adapter=prefix_adapter"]),
+    (["modl=tiny"], ["did you mean model?"]),
+    (["model=tinny"], ["`model` has no 'tinny'", "did you mean tiny?"]),
+    (["loss=x"], ["did you mean loss@loss_fn?"]),
+    (["accelerate=8gpus"], ["accelerate launch --config_file"]),
+    (["+accelerate=8gpus"], ["accelerate launch --config_file"]),
+    (["experiment=dmeo"], ["did you mean demo"]),
+    (["data@train_dataloader.dataset.datasets=tran"], ["did you mean train"]),
+    (["data@nowhere=train"], ["data@train_dataloader.dataset.datasets"]),
+    (["foo"], ["'foo' has no value"]),
+    (["seed=[1,2"], ["cannot be read", "quote"]),
+    (["seed=1,2"], ["--multirun"]),
+    (["+seed=3"], ["already at 'seed'"]),
+    (["~sed"], ["did you mean seed"]),
+    (["hydra.run.dri=x"], ["did you mean hydra.run.dir"]),
+    (["seed=abc"], ["seed: is 'abc'", "wants int"]),
+    (["epochs=1.5"], ["epochs: is 1.5", "wants int"]),
+    (["trainer.max_grad_norm=much"], ["trainer.max_grad_norm: is 'much'", "wants float or null"]),
+    (["trainer.mixed_precision=bf15"], ["did you mean bf16"]),
+    (["model.objective.sigma_sampling=logitnormal"], ["did you mean logit_normal"]),
+    (["optimizer.betas=3"], ["optimizer.betas: is 3"]),
+    (["optimizer.betas=[0.9]"], ["optimizer.betas"]),
+    (["optimizer.lr=-1"], ["optimizer: Invalid learning rate"]),
+    (["optimizer._target_=torch.optim.AdamX"], ["torch.optim has no 'AdamX'", "Adam"]),
+    (["optimizer._target_=torch.optm.AdamW"], ["did you mean optim"]),
+    (["optimizer._target_=trch.optim.AdamW"], ["no package 'trch'"]),
+    (["optimizer._target_=torch"], ["not a class or function"]),
+    (["optimizer._target_=3"], ["not a dotted name"]),
+    (["optimizer._partial_=false"], ["needs 'params'", "_partial_: true"]),
+    (["+optimizer._partail_=true"], ["_partial_"]),
+    (["~optimizer"], ["optimizer: is missing", "default.yaml", "_target_: torch.optim.AdamW"]),
+    (["~loss_fn._target_"], ["loss_fn: lacks _target_"]),
+    (["++val_dataloader=null"], ["val_dataloader: is missing"]),
+    (["optimizer.lr=${nope.x}"], ["optimizer.lr: ${nope.x} points to nothing"]),
+    (["optimizer.lr=${optimzer.weight_decay}"], ["did you mean optimizer.weight_decay"]),
+    (["seed=${seed}"], ["seed: ${seed} leads back to itself"]),
+    (["seed=${epochs}", "epochs=${seed}"], ["seed: ${epochs} leads back", "epochs: ${seed} leads back"]),
+    (["model.backbone.dim=${model.backbone}"], ["model.backbone.dim", "leads back"]),
+    (["seed=${ad:1,2}"], ["there is no resolver 'ad'; did you mean add"]),
+    (["optimizer.lr=${div:1,0}"], ["division by zero"]),
+    (["optimizer.lr=${oc.env:UNISONO_NOT_SET}"], ["UNISONO_NOT_SET"]),
+    (["model.backbone.dim=???"], ["model.backbone.dim: has no value yet"]),
+    (["+data_dict.vggsound_clp.test.max_samples=1"], ["no data set 'vggsound_clp'; did you mean vggsound_clip"]),
+    (["+data_dict.vggsound_clip.tset.max_samples=1"], ["did you mean test"]),
+    (["+data_dict.vggsound_clip.test.max_sample=1"], ["did you mean max_samples"]),
+    (["data@data_dict=train"], ["data_dict"]),
+    (["++train_dataloader.dataset.datasets=[]"], ["train_dataloader.dataset.datasets: is []"]),
+    (["++train_dataloader.dataset.datasets=[mini]"], ["is 'mini', not a data set"]),
+    (["+epoch_lenght=3"], ["nothing reads this setting; did you mean epoch_length"]),
+    (["+warmup_params.warmup_stepz=3"], ["did you mean warmup_steps"]),
+    (["train_dataloader.batch_size=0"], ["batch holds at least 1"]),
+    (["model.backbone=3"], ["model.backbone: is 3", "DiffusionTransformer"]),
+    (["model.backbone.num_heads=5"], ["model.backbone: LayerFusionDiT", "num_heads (5)"]),
+    (["model.autoencoder.n_mels=80"], ["a list of 100", "80 channels"]),
+    (["model.backbone.latent_dim=99"], ["backbone.latent_dim is 99, but autoencoder.latent_dim is 100"]),
+    (["model.backbone.frames_dim=64"], ["backbone.frames_dim is 64, but content_adapter.dim is 128"]),
+    (["model.content_encoders.text.dim=64"], ["content_encoders.text.dim is 64, but content_adapter.dim is 128"]),
+    (["model.instruction_encoder.dim=64"], ["content_adapter.instruction_dim is 128"]),
+    (["model.autoencoder.sample_rate=16000"], ["sample_rate: is 24000, the model's autoencoder has 16000"]),
+    (["~model.content_encoders.audio"], ["speech_enhancement has 'audio' content", "only text, phoneme"]),
+    (["collate_fn.speakers=[x]"], ["collate_fn.speakers: differs from model.content_encoders.phoneme.speakers"]),
+    (["data@train_dataloader.dataset.datasets=debian_train"], ["absent/debian/", "does not exist", "unisono prepare"]),
+]
+
+
+@pytest.mark.parametrize(("overrides", "words"), MISTAKES, ids=str)
+def test_a_mistake_is_named_with_the_nearest_valid_name(overrides: list[str], words: list[str]) -> None:
+    message = refusal(*overrides)
+    assert all(word in message for word in words), message
+    assert "Traceback" not in message and len(message) < 1800, message
+
+
+def test_all_faults_are_reported_at_once_and_each_once() -> None:
+    message = refusal(
+        "seed=abc", "+optimizer.lrr=2", "~loss_fn", "model.backbone.num_heads=5", "trainer.save_last_k=x",
+        "+nothing=1", "optimizer.lr=${x.y}", "train_dataloader._target_=no.such", "++val_dataloader.batch_size=0.5",
+    )  # fmt: skip
+    places = {line.split(":")[0].strip() for line in message.splitlines()[1:]}
+    assert len(places) == len(message.splitlines()) - 1 == 9, message
+    assert places > {"seed", "optimizer.lrr", "loss_fn", "model.backbone", "trainer.save_last_k", "nothing"}
+    assert places > {"optimizer.lr", "train_dataloader._target_", "val_dataloader.batch_size"}
+
+
+def test_one_step_must_not_need_more_items_than_there_are(toy_corpus: Path) -> None:
+    node = {
+        "_target_": "unisono.data.datasets.TextToAudioDataset",
+        "content": str(toy_corpus / "text_to_audio/content.jsonl"),
+        "audio": str(toy_corpus / "text_to_audio/audio.jsonl"),
+    }
+    raw = compose("default", [ABSENT, "train_dataloader.batch_size=4"])
+    raw.train_dataloader.dataset.datasets = [node]
+    raw.val_dataloader.dataset.datasets = [node]
+    assert check_config(raw, TRAINING, num_processes=2) == []
+    (fault,) = check_config(raw, TRAINING, num_processes=4)
+    assert "one step takes 16 items" in fault.message and "hold 8" in fault.message
+    raw.train_dataloader.dataset.datasets[0].max_samples = 7
+    assert "hold 7" in check_config(raw, TRAINING, num_processes=2)[0].message
+
+
+def test_the_check_builds_no_weights_and_reads_no_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    made: list[torch.device] = []
+    monkeypatch.setattr(torch.nn.Parameter, "__new__", _recording(torch.nn.Parameter.__new__, made), raising=True)
+    cfg = compose("default", ["model=large"])
+    assert check_config(cfg, TRAINING, with_files=False) == []
+    assert len(made) > 500 and {device.type for device in made[:-1]} == {"meta"}  # the last tries the optimizer
+
+
+def _recording(original: Any, made: list[Any]) -> Any:
+    def new(cls: Any, data: Any = None, requires_grad: bool = True) -> Any:
+        if data is not None:
+            made.append(data.device)
+        return original(cls, data, requires_grad)
+
+    return new
+
+
+# -- parts ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "annotation", "expected"),
+    [
+        (1, float, True), (1.0, int, False), (True, int, False), (True, bool, True), (0, bool, False),
+        (None, int, False), (None, int | None, True), ("a", int | str, True), ([1, 2], tuple[int, int], True),
+        ([1], tuple[int, int], False), ([1, 2, 3], tuple[int, ...], True), ([1, "a"], Sequence[int], False),
+        ([1], list, True), ("abc", list, False), ({"a": 1}, dict[str, int], True), ({"a": "b"}, dict[str, int], False),
+        ("x", Path, True), (3, Path, False), ("x", Any, True), (3, "unknown", True),
+        ({"_target_": "torch.nn.Linear"}, object, True), ({"_target_": "collections.OrderedDict"}, dict, True),
+        ({"_target_": "pathlib.Path"}, dict, False),
+    ],
+)  # fmt: skip
+def test_types(value: Any, annotation: Any, expected: bool) -> None:
+    assert fits(value, annotation) is expected
+
+
+def test_a_class_that_passes_options_on_takes_those_of_its_base() -> None:
+    from unisono.training.audio_generation_trainer import AudioGenerationTrainer
+
+    class Ours(AudioGenerationTrainer):
+        def __init__(self, depth: int = 1, **options: Any) -> None: ...
+
+    class Theirs(dict):
+        def __init__(self, depth: int = 1, **options: Any) -> None: ...
+
+    known = parameters(Ours)
+    assert {"depth", "val_sigmas", "save_last_k"} < set(known.named) and not known.open_ended
+    assert "model" in known.required and "depth" not in known.required
+    assert set(parameters(Theirs).named) == {"depth"} and parameters(Theirs).open_ended
+
+
+def test_only_causes_are_reported_not_what_points_to_them() -> None:
+    cfg = OmegaConf.create({"a": "${nope}", "b": "${a}", "c": ["${b}", 3], "d": {"e": "${c}"}, "f": "fine"})
+    plain, faults = resolve_all(cfg)
+    assert [fault.place for fault in faults] == ["a"] and plain["f"] == "fine" and plain["c"][1] == 3
+
+
+def test_containers_that_hold_each_other_end_in_a_fault() -> None:
+    cfg = OmegaConf.create({"a": {"b": "${c}"}, "c": {"d": "${a}"}})
+    _, faults = resolve_all(cfg)
+    assert faults and all("leads back to itself" in fault.message for fault in faults)
+
+
+def test_sizes_are_those_of_the_published_family() -> None:
+    for size, numbers in {"small": (768, 16, 12), "base": (1024, 24, 16), "large": (1280, 32, 16)}.items():
+        model = compose("default", [f"model={size}"]).model
+        assert (model.backbone.dim, model.backbone.num_layers, model.backbone.num_heads) == numbers
+        assert model.content_adapter.dim == 1024
+
+
+def test_inference_is_checked_too() -> None:
+    assert "generation.num_steps: is 'many'" in refusal("generation.num_steps=many", config_name="inference")
+    assert "num_stepz" in refusal("+generation.num_stepz=3", config_name="inference")
+    assert INFERENCE.required and composed(config_name="evaluate").output_dir.endswith("evaluation")
