@@ -127,3 +127,29 @@ def test_the_wheel_holds_everything_that_is_read_at_run_time(tmp_path: Path) -> 
     )
     assert run.returncode == 0, run.stderr
     assert run.stdout.strip() == str(site / "unisono" / "configs")
+
+    # A script of two lines trains with it, from any folder, with configs from outside.
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own/conf.yaml").write_text("defaults: [default, {override /model: base}, _self_]\nepochs: 77\n")
+    (tmp_path / "my_train.py").write_text("from unisono.training.run import main\n\nmain()\n")
+    command = [
+        sys.executable,
+        "my_train.py",
+        "--config-path",
+        "own",
+        "--config-name",
+        "conf",
+        "--cfg",
+        "job",
+        "--resolve",
+    ]
+    run = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(site)},
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    assert "epochs: 77" in run.stdout and "dim: 1024" in run.stdout

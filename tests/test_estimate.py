@@ -210,8 +210,11 @@ def test_estimate_is_of_this_device_and_leaves_the_random_numbers_alone(toy):
     result = estimate_step(toy, ADAMW, batch_size=3, duration_s=0.5, mixed_precision="bf16")
     assert torch.rand(1) == expected
     assert 1e-4 < result.seconds < 100
-    assert result.memory_bytes == process_bytes(result.needs, CPU) > result.needs.peak_bytes
-    assert process_bytes(result.needs, torch.device("cuda")) == result.needs.peak_bytes
+    assert result.varied_memory_bytes > result.memory_bytes > result.needs.peak_bytes
+    assert process_bytes(result.needs, torch.device("cuda"), overhead=2.0) == result.needs.peak_bytes
+    coming_and_going = result.needs.peak_bytes - result.needs.resting_bytes
+    more = process_bytes(result.needs, CPU, overhead=3.0) - process_bytes(result.needs, CPU, overhead=2.0)
+    assert more == coming_and_going
 
 
 @pytest.mark.parametrize(
@@ -255,7 +258,7 @@ def test_format_names_every_part_with_its_size():
     needs = StepNeeds(4_000_000, 3_000_000, 2_000_000, 1_500_000, 5_500_000_000, 9_000_000, 6_250_000_000, 7 * 10**12)
     parts = (estimate_module.ComponentSize("backbone", 2_500_000, 0), estimate_module.ComponentSize("vae", 0, 750_000))
     text = format_estimate(
-        StepEstimate(parts, 8, 2.5, 3, "bf16", "cuda", needs, memory_bytes=6_250_000_000, seconds=0.5, left_out=())
+        StepEstimate(parts, 8, 2.5, 3, "bf16", "cuda", needs, 6_250_000_000, 6_250_000_000, seconds=0.5, left_out=())
     )
     lines = [line.split("  ") for line in text.splitlines()]
     shown = {line[0]: [cell.strip() for cell in line[1:] if cell.strip()] for line in lines}

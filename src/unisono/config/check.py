@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from unisono.config import rules
 from unisono.config.entries import EntryPoint
 from unisono.config.faults import UNRESOLVED, Fault, items, join, resolve_all, written_references
-from unisono.config.signatures import find_target, misfits
+from unisono.config.signatures import Misfit, find_target, misfits
 from unisono.config.suggest import did_you_mean
 from unisono.config.tree import NOT_GROUPS, config_dir, hydra_in
 from unisono.data.prepared import IF_PRESENT
@@ -92,8 +92,9 @@ def _targets(raw: Mapping[str, Any], plain: Mapping[str, Any], entry: EntryPoint
         if not isinstance(node, (Mapping, list)) or type(raw_node) is not type(node):
             return  # a pointer: checked where it points to
         if isinstance(node, Mapping) and node.get("_target_", UNRESOLVED) is not UNRESOLVED:
-            for key, fault in _node(node, entry, place):
-                origin = _origin(raw, dict(raw_node).get(key))
+            for misfit in _node(node, entry, place):
+                fault = Fault(join(place, misfit.argument) if misfit.argument else place, misfit.message)
+                origin = _origin(raw, dict(raw_node).get(misfit.argument)) if misfit.of_value else None
                 if origin not in reported:  # one wrong setting may reach many nodes
                     yield fault if origin is None else Fault(origin, fault.message)
                 reported.update([origin] if origin else [])
@@ -103,18 +104,15 @@ def _targets(raw: Mapping[str, Any], plain: Mapping[str, Any], entry: EntryPoint
     yield from walk(raw, plain, "")
 
 
-def _node(node: Mapping[str, Any], entry: EntryPoint, place: str) -> Iterator[tuple[str, Fault]]:
-    """Faults of one node, with the argument each is about."""
+def _node(node: Mapping[Any, Any], entry: EntryPoint, place: str) -> list[Misfit]:
+    """What is wrong with one node."""
     try:
         target = find_target(node["_target_"])
     except UserError as error:
-        yield "_target_", Fault(join(place, "_target_"), str(error))
-        return
-    node = {str(key): value for key, value in node.items()}
-    known = {key: value for key, value in node.items() if value is not UNRESOLVED and key != IF_PRESENT}
-    later = [*entry.given_later.get(place, ()), *(key for key, value in node.items() if value is UNRESOLVED)]
-    for key, message in misfits(known, target, later):
-        yield key, Fault(join(place, key) if key else place, message)
+        return [Misfit("_target_", str(error))]
+    known = {str(key): value for key, value in node.items() if value is not UNRESOLVED and key != IF_PRESENT}
+    unresolved = [str(key) for key, value in node.items() if value is UNRESOLVED]
+    return misfits(known, target, [*entry.given_later.get(place, ()), *unresolved])
 
 
 def _origin(raw: Mapping[str, Any], written: Any) -> str | None:

@@ -31,6 +31,15 @@ class Parameters:
     open_ended: bool
 
 
+@dataclass(frozen=True)
+class Misfit:
+    """What is wrong with an argument ("" for the node itself); ``of_value`` if only its value is."""
+
+    argument: str
+    message: str
+    of_value: bool = False
+
+
 def find_target(target: Any) -> Callable[..., Any]:
     """The callable that a ``_target_`` names; an error says which part of the name does not exist."""
     if not isinstance(target, str) or not all(part.isidentifier() for part in target.split(".")):
@@ -104,10 +113,8 @@ def _type_hints(function: Callable[..., Any]) -> dict[str, Any]:
         return {}
 
 
-def misfits(
-    node: Mapping[str, Any], target: Callable[..., Any], given_later: Collection[str] = ()
-) -> list[tuple[str, str]]:
-    """What is wrong with the arguments in ``node``: pairs of argument ("" for the node itself) and message.
+def misfits(node: Mapping[str, Any], target: Callable[..., Any], given_later: Collection[str] = ()) -> list[Misfit]:
+    """What is wrong with the arguments in ``node``.
 
     Args:
         node: resolved node with a ``_target_``.
@@ -116,7 +123,7 @@ def misfits(
     """
     known = parameters(target)
     name = node["_target_"].rpartition(".")[2]
-    found: list[tuple[str, str]] = []
+    found: list[Misfit] = []
     special = ("_target_", "_partial_", "_recursive_", "_convert_", "_args_")
     for key, value in node.items():
         if key in special:
@@ -124,16 +131,18 @@ def misfits(
         if key not in known.named:
             if not known.open_ended or key.startswith("_"):
                 choices = list(known.named) + (list(special) if key.startswith("_") else [])
-                found.append((key, f"{name} takes no {key!r}; {did_you_mean(key, choices, 'it takes')}"))
+                hint = did_you_mean(key, choices, "it takes") if choices else "it takes nothing"
+                found.append(Misfit(key, f"{name} takes no {key!r}; {hint}"))
             continue
         wanted = known.named[key]
         if not fits(value, wanted):
-            found.append((key, f"is {_shown(value)}, but {name} wants {_type_name(wanted)}{_near(value, wanted)}"))
+            wish = f"{_type_name(wanted)}{_near(value, wanted)}"
+            found.append(Misfit(key, f"is {_shown(value)}, but {name} wants {wish}", of_value=True))
     if not node.get("_partial_") and "_args_" not in node:
         absent = [key for key in known.required if key not in node and key not in given_later]
         if absent:
             advice = "give them, or say _partial_: true if the code that uses it does"
-            found.append(("", f"{name} needs {', '.join(map(repr, absent))}; {advice}"))
+            found.append(Misfit("", f"{name} needs {', '.join(map(repr, absent))}; {advice}"))
     return found
 
 

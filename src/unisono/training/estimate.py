@@ -24,8 +24,10 @@ from unisono.training.fake_step import StepMeter, StepNeeds, measure_fake_step, 
 # Interpreter, torch and the code of its kernels, without any tensor of the model.
 CPU_PROCESS_BYTES = 550_000_000
 # What comes and goes within a step, as the process takes it over as its tensors hold it: PyTorch asks for aligned
-# blocks, and glibc rarely gives a freed one to the next request of the same size.
-CPU_ALLOCATOR_OVERHEAD = 1.75
+# blocks, and glibc rarely gives a freed one to the next request of the same size. Where batches differ in length, holes
+# add up over the steps, by far most in bfloat16, whose many casts come and go between tensors that stay.
+CPU_OVERHEAD_EQUAL_LENGTHS = 1.75
+CPU_OVERHEAD_VARIED_LENGTHS = {"no": 1.75, "bf16": 3.7}
 # Operations per second of the whole model over those of the block alone.
 EFFICIENCY = 0.9
 
@@ -53,6 +55,7 @@ class StepEstimate:
             parts. Validation takes no more: it has a second copy of the weights, but no gradients.
         memory_bytes: what the process is expected to take: on a CPU with libraries and the allocator's losses; on a
             GPU the tensors, without CUDA's own half gigabyte.
+        varied_memory_bytes: the same after many batches of varied length, of which ``duration_s`` is the longest.
         seconds: of the step, on this device as busy as it is now; expect a factor of two either way.
         left_out: modalities for which no synthetic content is known; the estimate is without their work.
     """
@@ -65,6 +68,7 @@ class StepEstimate:
     device: str
     needs: StepNeeds
     memory_bytes: int
+    varied_memory_bytes: int
     seconds: float
     left_out: tuple[str, ...]
 
@@ -87,10 +91,13 @@ def parameter_table(model: nn.Module) -> list[ComponentSize]:
 # -- the speed of this device ---------------------------------------------------------------------------------------
 
 
-def _fastest_s(run: Callable[[], None], device: torch.device, repeats: int = 3) -> float:
-    """Seconds of the fastest call, after one to warm up: other work on the machine only adds."""
-    durations_s = []
-    for _ in range(repeats + 1):
+def _fastest_s(run: Callable[[], None], device: torch.device) -> float:
+    """Seconds of the fastest call, after one to warm up: other work on the machine only adds.
+
+    Three calls, fewer where they take more than half a second.
+    """
+    durations_s: list[float] = []
+    while len(durations_s) < 4 and (len(durations_s) < 2 or sum(durations_s[1:]) < 0.5):
         started = time.perf_counter()
         run()
         if device.type != "cpu":
@@ -150,12 +157,11 @@ def update_s_per_parameter(optimizer_config: DictConfig, ema: bool, device: torc
 # -- the estimate ---------------------------------------------------------------------------------------------------
 
 
-def process_bytes(needs: StepNeeds, device: torch.device) -> int:
-    """Memory that the process is expected to take at its peak."""
+def process_bytes(needs: StepNeeds, device: torch.device, overhead: float) -> int:
+    """Memory of the process at its peak, where the allocator takes ``overhead`` times what tensors need for a while."""
     if device.type != "cpu":
         return needs.peak_bytes
-    coming_and_going = needs.peak_bytes - needs.resting_bytes
-    return CPU_PROCESS_BYTES + needs.resting_bytes + round(CPU_ALLOCATOR_OVERHEAD * coming_and_going)
+    return CPU_PROCESS_BYTES + needs.resting_bytes + round(overhead * (needs.peak_bytes - needs.resting_bytes))
 
 
 def estimate_step(
@@ -211,7 +217,8 @@ def estimate_step(
         precision=mixed_precision,
         device=str(device),
         needs=needs,
-        memory_bytes=process_bytes(needs, device),
+        memory_bytes=process_bytes(needs, device, CPU_OVERHEAD_EQUAL_LENGTHS),
+        varied_memory_bytes=process_bytes(needs, device, CPU_OVERHEAD_VARIED_LENGTHS[mixed_precision]),
         seconds=gradient_accumulation_steps * flops / speed + trainable * update_s,
         left_out=unknown_modalities(model),
     )
@@ -257,6 +264,8 @@ def format_estimate(estimate: StepEstimate) -> str:
         ("most that tensors hold at one time", _size(needs.peak_bytes)),
         (expected, _size(estimate.memory_bytes)),
     ]
+    if estimate.varied_memory_bytes != estimate.memory_bytes:
+        memory.append(("... after many batches of varied length", _size(estimate.varied_memory_bytes)))
     device = f"cpu ({torch.get_num_threads()} threads)" if estimate.device == "cpu" else estimate.device
     flops = needs.micro_batch_flops * estimate.micro_batches
     time_rows = [
