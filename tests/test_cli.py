@@ -12,8 +12,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
 from unisono import __version__
+from unisono.cli import app
+from unisono.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 HEAVY = ("torch", "numpy", "scipy", "librosa", "soundfile", "omegaconf", "hydra", "accelerate")
@@ -153,3 +156,39 @@ def test_the_wheel_holds_everything_that_is_read_at_run_time(tmp_path: Path) -> 
     )
     assert run.returncode == 0, run.stderr
     assert "epochs: 77" in run.stdout and "dim: 1024" in run.stdout
+
+
+def test_check_tells_faults_or_the_size_of_a_step(tmp_path: Path) -> None:
+    runner = CliRunner()
+    good = ["check", "debug=cpu", "++data_root=absent", "--num-processes", "4", "--duration-s", "1.5"]
+    result = runner.invoke(app, good)
+    assert result.exit_code == 0, result.output
+    assert "no faults" in result.output and "12 items: 3 per batch x 4 processes" in result.output
+    assert "clips of 1.5 s: as asked for" in result.output
+    for part in ("backbone", "total", "optimizer state", "activations", "one step"):
+        assert part in result.output, part
+    result = runner.invoke(app, ["check", "--config-name", "inference"])
+    assert result.exit_code == 0 and "generation" in result.output and "parameters" not in result.output
+    for arguments, words in {
+        ("check", "optimzer.lr=1"): "did you mean optimizer.lr",
+        ("check", "--accelerate-config", str(ROOT / "configs/accelerate/9gpus.yaml")): "8gpus.yaml",
+        ("check", "--config-path", "nowhere"): "no such folder",
+        ("check", "++data_root=absent", "train_dataloader.batch_size=0"): "at least 1",
+    }.items():
+        result = runner.invoke(app, list(arguments))
+        assert result.exit_code == 1 and isinstance(result.exception, UserError), arguments
+        assert words in str(result.exception)
+
+
+def test_the_longest_clip_is_read_from_the_manifests(toy_corpus: Path) -> None:
+    from unisono.config import compose
+    from unisono.config.preflight import longest_clip_s
+
+    cfg = compose("default")
+    audio = str(toy_corpus / "text_to_speech/audio.jsonl")
+    cfg.train_dataloader.dataset.datasets = [{"audio": audio}, {"audio": "absent"}]
+    assert longest_clip_s(cfg)[0] == pytest.approx(0.6, abs=0.01)
+    cfg.train_dataloader.dataset.datasets = [{"audio": audio, "max_duration_s": 0.1}]
+    assert longest_clip_s(cfg) == (0.1, "max_duration_s of the training sets")
+    cfg.train_dataloader.dataset.datasets = [{"audio": "absent"}]
+    assert longest_clip_s(cfg)[0] == 10.0

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from unisono.config.preflight import compose_checked, launched_processes
+from unisono.config.preflight import compose_checked, read_launch
 from unisono.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -73,7 +73,7 @@ def test_commands_for_many_gpus_are_understood_and_pass_the_check(command: str) 
 
     args = launch_command_parser().parse_args(shlex.split(command)[2:])
     assert args.training_script == "train.py"
-    processes = launched_processes(ROOT / args.config_file)
+    processes = read_launch(ROOT / args.config_file).num_processes
     assert processes == (16 if "2machines" in command else 8)
     cfg, _, warnings = compose_checked("default", [*args.training_script_args, "data_root=absent"], None, processes)
     assert not warnings

@@ -80,22 +80,26 @@ def check(
         Path | None, typer.Option("--accelerate-config", help="File for `accelerate launch --config_file`.")
     ] = None,
     num_processes: Annotated[int | None, typer.Option("--num-processes", min=1, help="That train together.")] = None,
+    duration_s: Annotated[
+        float | None, typer.Option("--duration-s", min=0.1, help="Length of the clips; default: the longest.")
+    ] = None,
 ) -> None:
     """Check a configuration without running it: all faults at once, then parameters, memory and time of a step.
 
     Example: unisono check model=base train_dataloader.batch_size=12 --num-processes 8
     """
-    from unisono.config.preflight import compose_checked, describe, launched_processes
+    from unisono.config.entries import TRAINING
+    from unisono.config.preflight import Launch, compose_checked, describe, read_launch
 
-    if num_processes is None:
-        num_processes = launched_processes(accelerate_config) if accelerate_config else 1
-    cfg, entry, warnings = compose_checked(config_name, overrides or [], config_path, num_processes)
+    launch = read_launch(accelerate_config) if accelerate_config else Launch()
+    if num_processes is not None:
+        launch = Launch(num_processes, launch.mixed_precision)
+    cfg, entry, warnings = compose_checked(config_name, overrides or [], config_path, launch.num_processes)
     for warning in warnings:
         typer.echo(f"warning: {warning}", err=True)
     typer.echo(f"no faults in the configuration for {entry.purpose}")
-    description = describe(cfg, entry, num_processes)
-    if description:
-        typer.echo(description)
+    if entry is TRAINING:
+        typer.echo(describe(cfg, launch, duration_s))
 
 
 @app.command("latent-statistics")

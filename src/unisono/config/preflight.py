@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from unisono.config.entries import ENTRY_POINTS, EVALUATION, INFERENCE, TRAINING
 from unisono.config.entry import primary_config, resolved
 from unisono.config.faults import ConfigError
 from unisono.config.messages import Composition, explain
+from unisono.config.signatures import find_target
 from unisono.config.suggest import did_you_mean
 from unisono.config.tree import config_dir, hydra_in, locate_config_path
+from unisono.data.manifest import read_jsonl
 from unisono.errors import UserError
 
 
@@ -50,8 +53,16 @@ def _entry_of(config_name: str, cfg: DictConfig) -> EntryPoint:
     return EVALUATION if "inference_dir" in cfg else TRAINING
 
 
-def launched_processes(path: Path) -> int:
-    """Number of processes that a file for ``accelerate launch --config_file`` asks for."""
+@dataclass(frozen=True)
+class Launch:
+    """How the training will be launched: number of processes, and the precision if a file for Accelerate gives one."""
+
+    num_processes: int = 1
+    mixed_precision: str | None = None
+
+
+def read_launch(path: Path) -> Launch:
+    """What a file for ``accelerate launch --config_file`` asks for."""
     import yaml
     from accelerate.commands.config.config_args import load_config_from_file
 
@@ -59,24 +70,79 @@ def launched_processes(path: Path) -> int:
         siblings = [str(p) for p in sorted(path.parent.glob("*.yaml"))] if path.parent.is_dir() else []
         raise UserError(f"{path} does not exist; {did_you_mean(str(path), siblings)}")
     try:
-        return int(load_config_from_file(str(path)).num_processes)
+        given = load_config_from_file(str(path))
+        precision = given.mixed_precision
+        return Launch(int(given.num_processes), None if precision is None else str(precision))
     except (ValueError, TypeError, yaml.YAMLError) as error:
         raise UserError(f"{path} is no file for Accelerate: {error}") from error
 
 
-def describe(cfg: DictConfig, entry: EntryPoint, num_processes: int) -> str:
-    """What a checked configuration comes to: batch, parameters, memory and time of a step."""
-    if entry is not TRAINING:
-        return ""
-    return _batch_line(cfg, num_processes)
+def describe(cfg: DictConfig, launch: Launch, duration_s: float | None = None) -> str:
+    """What a checked training configuration comes to: batch, parameters, memory and time of a step.
 
+    Args:
+        cfg: resolved.
+        launch: how it will be launched.
+        duration_s: length of the clips; None for the longest of the training manifests, or 10 s where they do not tell.
+    """
+    from unisono.models.unified import UnifiedAudioModel
 
-def _batch_line(cfg: Any, num_processes: int) -> str:
     batch_size = cfg.train_dataloader.get("batch_size")
+    if find_target(cfg.model._target_) is not UnifiedAudioModel or not isinstance(batch_size, int):
+        return "no estimate of memory and time: the model or the loader is of your own"
     accumulation = cfg.trainer.get("gradient_accumulation_steps", 1)
-    if not isinstance(batch_size, int):
-        return ""
-    total = batch_size * num_processes * accumulation
-    return (
-        f"one step: {total} items = {batch_size} per batch x {num_processes} processes x {accumulation} micro-batches"
+    total = batch_size * launch.num_processes * accumulation
+    lines = [
+        f"one step takes {total} items: {batch_size} per batch x {launch.num_processes} processes "
+        f"x {accumulation} micro-batches"
+    ]
+    longest_s, source = (duration_s, "as asked for") if duration_s else longest_clip_s(cfg)
+    lines += [f"clips of {longest_s:g} s: {source}", ""]
+    try:
+        lines.append(_estimate(cfg, launch, batch_size, accumulation, longest_s))
+    except UserError as error:  # parts of the user's own may need values; the configuration is no worse for it
+        lines.append(f"no estimate of memory and time: {error}")
+    return "\n".join(lines)
+
+
+def _estimate(cfg: DictConfig, launch: Launch, batch_size: int, accumulation: int, duration_s: float) -> str:
+    import torch
+
+    from unisono.training.estimate import estimate_step, format_estimate
+    from unisono.training.processes import chosen_precision, uses_cpu
+
+    device = torch.device("cpu") if uses_cpu() else torch.accelerator.current_accelerator()
+    assert device is not None
+    wanted: Any = cfg.trainer.get("mixed_precision", "auto")
+    wanted = launch.mixed_precision if wanted == "auto" and launch.mixed_precision is not None else wanted
+    estimate = estimate_step(
+        cfg.model,
+        cfg.optimizer,
+        batch_size=batch_size,
+        duration_s=duration_s,
+        mixed_precision=chosen_precision(wanted, device),
+        gradient_accumulation_steps=accumulation,
+        ema=cfg.trainer.get("ema_decay") is not None,
+        device=device,
     )
+    return format_estimate(estimate)
+
+
+def longest_clip_s(cfg: DictConfig) -> tuple[float, str]:
+    """Length of the longest training clip, and where it is from; the optional ``duration_s`` of manifests tells."""
+    longest_s, limits = 0.0, []
+    for node in cfg.train_dataloader.dataset.get("datasets", []):
+        limit = node.get("max_duration_s")
+        limits.append(limit)
+        path = Path(str(node.get("audio")))
+        if not path.is_file():
+            continue
+        for _, record in read_jsonl(path):
+            given = record.get("duration_s")
+            if isinstance(given, (int, float)) and (limit is None or given <= limit):
+                longest_s = max(longest_s, float(given))
+    if longest_s:
+        return round(longest_s, 2), "the longest of the training manifests"
+    if limits and all(limit is not None for limit in limits):
+        return float(max(limits)), "max_duration_s of the training sets"
+    return 10.0, "assumed, because the training manifests do not tell; say --duration-s"
