@@ -68,7 +68,7 @@ def fixed_loss(model: UnifiedAudioModel, batch: Batch) -> float:
     noise = torch.randn(8, 30, 40, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         losses = [
-            AudioGenerationLoss()(model(batch, sigma=torch.full((8,), s), noise=noise)).flow.mean()
+            AudioGenerationLoss()(model(batch, sigma=torch.full((8,), s), noise=noise)).prediction_error.mean()
             for s in (0.3, 0.6, 0.9)
         ]
     return float(sum(losses))

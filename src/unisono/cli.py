@@ -91,6 +91,7 @@ def check(
     from unisono.config.entries import TRAINING
     from unisono.config.preflight import Launch, compose_checked, describe, read_launch
 
+    sys.path.insert(0, str(Path.cwd()))  # as `python train.py` finds modules beside the script
     launch = read_launch(accelerate_config) if accelerate_config else Launch()
     if num_processes is not None:
         launch = Launch(num_processes, launch.mixed_precision)

@@ -9,13 +9,13 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from unisono.config import rules
-from unisono.config.entries import EntryPoint
+from unisono.config.entries import INFERENCE, EntryPoint
 from unisono.config.faults import UNRESOLVED, Fault, items, join, resolve_all, written_references
 from unisono.config.signatures import Misfit, find_target, misfits
-from unisono.config.suggest import did_you_mean
 from unisono.config.tree import NOT_GROUPS, config_dir, hydra_in
 from unisono.data.prepared import IF_PRESENT
 from unisono.errors import UserError
+from unisono.suggest import did_you_mean
 
 _NOT_A_GROUP = "its files are for Accelerate: accelerate launch --config_file configs/accelerate/NAME.yaml train.py"
 
@@ -32,15 +32,20 @@ def check_config(cfg: DictConfig, entry: EntryPoint, *, num_processes: int = 1, 
     raw = _plain(cfg)
     plain, faults = resolve_all(OmegaConf.create(raw))
     faults += _missing_nodes(plain, entry)
-    faults += _targets(raw, plain, entry)
+    misplaced = list(_targets(raw, plain, entry))
+    faults += [fault for _, fault in misplaced if fault is not None]
     faults += _unread(raw, entry)
     faults += _data_dict(raw, plain)
-    broken = {fault.place.partition(".")[0] for fault in faults}
+    broken = {place.partition(".")[0] for place in (*(f.place for f in faults), *(node for node, _ in misplaced))}
     built, build_faults = rules.build(plain, [name for name in entry.built if name not in broken])
     faults += build_faults
+    if entry is INFERENCE:
+        faults += rules.check_inference(plain)
     if "optimizer" not in broken:
         faults += rules.check_optimizer(plain)
-    faults += rules.check_data(plain, built, num_processes, with_files)
+    if "trainer" not in broken:
+        faults += rules.check_trainer(plain)
+    faults += rules.check_data(plain, built, entry, num_processes, with_files)
     return _without_consequences(faults, raw)
 
 
@@ -84,19 +89,22 @@ def _missing_nodes(plain: Mapping[str, Any], entry: EntryPoint) -> Iterator[Faul
         yield Fault(name, f"{what}; {advice}, e.g. {name}: {{{example}}}")
 
 
-def _targets(raw: Mapping[str, Any], plain: Mapping[str, Any], entry: EntryPoint) -> Iterator[Fault]:
-    """Nodes whose ``_target_`` does not exist or does not take their arguments."""
+def _targets(raw: Mapping[str, Any], plain: Mapping[str, Any], entry: EntryPoint) -> Iterator[tuple[str, Fault | None]]:
+    """Nodes whose ``_target_`` does not exist or does not take their arguments, each with its fault.
+
+    One wrong setting may reach many nodes through pointers; its fault stands where it is written, and comes once.
+    """
     reported: set[str] = set()
 
-    def walk(raw_node: Any, node: Any, place: str) -> Iterator[Fault]:
+    def walk(raw_node: Any, node: Any, place: str) -> Iterator[tuple[str, Fault | None]]:
         if not isinstance(node, (Mapping, list)) or type(raw_node) is not type(node):
             return  # a pointer: checked where it points to
         if isinstance(node, Mapping) and node.get("_target_", UNRESOLVED) is not UNRESOLVED:
             for misfit in _node(node, entry, place):
-                fault = Fault(join(place, misfit.argument) if misfit.argument else place, misfit.message)
+                where = join(place, misfit.argument) if misfit.argument else place
                 origin = _origin(raw, dict(raw_node).get(misfit.argument)) if misfit.of_value else None
-                if origin not in reported:  # one wrong setting may reach many nodes
-                    yield fault if origin is None else Fault(origin, fault.message)
+                fault = Fault(origin or where, misfit.message)
+                yield place, None if origin in reported else fault
                 reported.update([origin] if origin else [])
         for key, value in items(node):
             yield from walk(raw_node[key], value, join(place, key))

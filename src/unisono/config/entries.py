@@ -16,6 +16,7 @@ class EntryPoint:
         job_folder: the setting that names where results go; each job of a sweep gets its own.
         required: top-level nodes that must be there with a ``_target_``, and an example of each.
         given_later: node -> arguments that the code passes when it builds the object.
+        builds_mini_corpus: where it is absent and chosen, it is built.
         built: nodes cheap enough to be built for the check (a model on the meta device).
     """
 
@@ -24,6 +25,7 @@ class EntryPoint:
     job_folder: str
     required: Mapping[str, str] = field(default_factory=dict)
     given_later: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    builds_mini_corpus: bool = False
     built: tuple[str, ...] = ()
 
 
@@ -51,6 +53,7 @@ TRAINING = EntryPoint(
             "trackers",
         ),
     },
+    builds_mini_corpus=True,
     built=("model", "loss_fn"),
 )
 INFERENCE = EntryPoint(

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -17,6 +17,9 @@ from unisono.config.entries import EntryPoint
 from unisono.config.resolvers import register_omegaconf_resolvers
 from unisono.config.tree import config_dir, register_search_path, with_absolute_config_path
 from unisono.errors import UserError
+
+if TYPE_CHECKING:
+    from unisono.config.messages import Composition
 
 logger = logging.getLogger(__name__)
 _FULL_ERROR = "HYDRA_FULL_ERROR"
@@ -55,7 +58,8 @@ def hydra_entry(entry: EntryPoint) -> Callable[[Callable[[DictConfig], object]],
             except Exception as error:
                 if full:
                     raise
-                _report(error, entry)
+                if is_main_process():  # the same in every process: nothing was run yet
+                    _report(error, entry)
                 sys.exit(1)
 
         return run
@@ -81,19 +85,24 @@ def _run_job(body: Callable[[DictConfig], object], cfg: DictConfig, entry: Entry
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
+    from unisono.config.faults import ConfigError
+
     in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
     try:
         if in_sweep:
             with open_dict(cfg):
                 cfg[entry.job_folder] = HydraConfig.get().runtime.output_dir
         body(_checked(cfg, entry))
+        return
     except Exception as error:
         if full:
             raise
         _report(error, entry)
-        if in_sweep:
-            raise _JobFailed from error
-        sys.exit(1)
+        # Where one of several processes fails the others wait for it; only the launcher can end them.
+        goes_on = in_sweep and (isinstance(error, ConfigError) or os.environ.get("WORLD_SIZE", "1") == "1")
+    if goes_on:
+        raise _JobFailed  # out here it does not keep the failed job's model alive
+    sys.exit(1)
 
 
 def _checked(cfg: DictConfig, entry: EntryPoint) -> DictConfig:
@@ -146,24 +155,16 @@ def _report(error: Exception, entry: EntryPoint) -> None:
         print(f"error: {message}", file=sys.stderr)
 
 
-def _composition_of(arguments: list[str], entry: EntryPoint):
+def _composition_of(arguments: list[str], entry: EntryPoint) -> Composition:
     """What the command line asked of Hydra, for suggestions."""
+    from hydra._internal.utils import get_args_parser
+
     from unisono.config.messages import Composition
 
-    directory, name, overrides = config_dir(), entry.config_name, []
-    options = {"--config-path": "path", "-cp": "path", "--config-name": "name", "-cn": "name"}
-    pending = ""
-    for argument in arguments:
-        option, equals, value = argument.partition("=")
-        if pending or (option in options and equals):
-            kind, text = (pending, argument) if pending else (options[option], value)
-            directory, name = (Path(text), name) if kind == "path" else (directory, text)
-            pending = ""
-        elif argument in options:
-            pending = options[argument]
-        elif not argument.startswith("-"):
-            overrides.append(argument)
-    return Composition(directory if directory.is_dir() else config_dir(), name.removesuffix(".yaml"), tuple(overrides))
+    args, _ = get_args_parser().parse_known_args(arguments)
+    directory = Path(args.config_path or config_dir())
+    name = (args.config_name or entry.config_name).removesuffix(".yaml")
+    return Composition(directory if directory.is_dir() else config_dir(), name, tuple(args.overrides))
 
 
 def resolved(cfg: DictConfig) -> DictConfig:

@@ -11,10 +11,11 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.basecontainer import BaseContainer
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException, UnsupportedInterpolationType
 
-from unisono.config.suggest import did_you_mean, nearest_keys
 from unisono.errors import UserError
+from unisono.suggest import did_you_mean, nearest_keys
 
 _REFERENCE = re.compile(r"\$\{([^:${}]+)\}")
+_READ_BY_NAME = re.compile(r"\$\{oc\.(?:select|dict\.keys|dict\.values):\s*([^,${}]+?)\s*[,}]")
 _TOO_DEEP = 40
 
 
@@ -50,6 +51,13 @@ class Unresolved:
 UNRESOLVED = Unresolved()
 
 
+def has_unresolved(node: Any) -> bool:
+    """Whether anything in a plain resolved node failed to resolve."""
+    if isinstance(node, (Mapping, list)):
+        return any(has_unresolved(value) for _, value in items(node))
+    return node is UNRESOLVED
+
+
 def join(prefix: str, key: Any) -> str:
     """Dotted name of ``key`` in the node ``prefix``."""
     return f"{prefix}[{key}]" if isinstance(key, int) else f"{prefix}.{key}" if prefix else str(key)
@@ -63,7 +71,7 @@ def items(node: Mapping[Any, Any] | Sequence[Any]) -> Iterator[tuple[Any, Any]]:
 def written_references(raw: Any) -> set[str]:
     """Every dotted name that an interpolation in an unresolved config refers to."""
     if isinstance(raw, str):
-        return set(_REFERENCE.findall(raw))
+        return {*_REFERENCE.findall(raw), *_READ_BY_NAME.findall(raw)}
     if isinstance(raw, (Mapping, list)):
         return {name for _, value in items(raw) for name in written_references(value)}
     return set()

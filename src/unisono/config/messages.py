@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import traceback
 from collections.abc import Callable, Iterable
@@ -13,9 +14,9 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from unisono.config.suggest import did_you_mean, nearest, nearest_keys
 from unisono.config.tree import NOT_GROUPS, config_dir, hydra_in
 from unisono.errors import UserError
+from unisono.suggest import did_you_mean, nearest, nearest_keys
 
 _GRAMMAR = "docs/configuration.md shows how overrides are written"
 
@@ -54,9 +55,10 @@ class Composition:
         """Config groups of the primary folder and of the project's tree, such as ``model/backbone``."""
         found: dict[str, None] = {}
         for root in (self.directory, config_dir()):
-            for folder in sorted(path for path in root.rglob("*") if path.is_dir()):
-                relative = folder.relative_to(root)
-                if relative.parts[0] not in NOT_GROUPS and any(folder.glob("*.yaml")):
+            for folder, inner, files in os.walk(root):
+                inner[:] = sorted(name for name in inner if not name.startswith("."))
+                relative = Path(folder).relative_to(root)
+                if relative.parts and relative.parts[0] not in NOT_GROUPS and any(f.endswith(".yaml") for f in files):
                     found[relative.as_posix()] = None
         return list(found)
 
@@ -70,9 +72,11 @@ def explain(error: BaseException, composition: Composition | None = None) -> str
     """The message for an error that a user can mend; None for one that is ours, or in code of the user's own."""
     from hydra.errors import HydraException, InstantiationException
 
-    cause = _first(error, lambda e: isinstance(e, UserError))
-    if cause is not None:
-        return str(cause)
+    meant: BaseException | None = error
+    while meant is not None and not isinstance(meant, UserError):
+        meant = meant.__cause__  # what was raised on purpose; an accident while handling an error is none of the user's
+    if meant is not None:
+        return str(meant)
     if isinstance(error, InstantiationException):
         return _instantiation(error)
     if isinstance(error, (HydraException, yaml.YAMLError)) or _is_group_value(error):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict
 
 from unisono.config.check import check_config, overrides_without_effect
 from unisono.config.entries import ENTRY_POINTS, EVALUATION, INFERENCE, TRAINING, EntryPoint
@@ -15,30 +16,38 @@ from unisono.config.entry import primary_config, resolved
 from unisono.config.faults import ConfigError
 from unisono.config.messages import Composition, explain
 from unisono.config.signatures import find_target
-from unisono.config.suggest import did_you_mean
 from unisono.config.tree import config_dir, hydra_in, locate_config_path
 from unisono.data.manifest import read_jsonl
 from unisono.errors import UserError
+from unisono.suggest import did_you_mean
 
 
 def compose_checked(
-    config_name: str, overrides: Sequence[str], config_path: str | None = None, num_processes: int = 1
+    config_name: str,
+    overrides: Sequence[str],
+    config_path: str | None = None,
+    num_processes: int = 1,
+    with_files: bool = True,
 ) -> tuple[DictConfig, EntryPoint, list[str]]:
     """Compose and check; returns the resolved config, what it is for, and warnings. Faults raise ``UserError``."""
     import hydra
+    from hydra.core.hydra_config import HydraConfig
 
     directory = Path(locate_config_path(config_path)) if config_path else config_dir()
     composition = Composition(directory, config_name, tuple(overrides))
     try:
         with hydra_in(directory):
-            cfg = hydra.compose(config_name, overrides=list(overrides))
+            cfg = hydra.compose(config_name, overrides=list(overrides), return_hydra_config=True)
+            HydraConfig.instance().set_config(cfg)  # for interpolations such as ${hydra:runtime.cwd}
+            with open_dict(cfg):
+                del cfg["hydra"]
     except Exception as error:
         message = explain(error, composition)
         if message is None:
             raise
         raise UserError(message) from error
     entry = _entry_of(config_name, cfg)
-    faults = check_config(cfg, entry, num_processes=num_processes)
+    faults = check_config(cfg, entry, num_processes=num_processes, with_files=with_files)
     if faults:
         raise ConfigError(faults, primary_config(config_name, directory))
     return resolved(cfg), entry, overrides_without_effect(cfg, overrides)
@@ -71,10 +80,12 @@ def read_launch(path: Path) -> Launch:
         raise UserError(f"{path} does not exist; {did_you_mean(str(path), siblings)}")
     try:
         given = load_config_from_file(str(path))
-        precision = given.mixed_precision
-        return Launch(int(given.num_processes), None if precision is None else str(precision))
-    except (ValueError, TypeError, yaml.YAMLError) as error:
+        number, precision = int(given.num_processes), given.mixed_precision
+    except (AttributeError, ValueError, TypeError, yaml.YAMLError) as error:
         raise UserError(f"{path} is no file for Accelerate: {error}") from error
+    if number < 1:
+        raise UserError(f"{path} has no num_processes; add it, or say --num-processes")
+    return Launch(number, None if precision is None else str(precision))
 
 
 def describe(cfg: DictConfig, launch: Launch, duration_s: float | None = None) -> str:
@@ -110,6 +121,7 @@ def _estimate(cfg: DictConfig, launch: Launch, batch_size: int, accumulation: in
 
     from unisono.training.estimate import estimate_step, format_estimate
     from unisono.training.processes import chosen_precision, uses_cpu
+    from unisono.training.trainer import Trainer
 
     device = torch.device("cpu") if uses_cpu() else torch.accelerator.current_accelerator()
     assert device is not None
@@ -122,10 +134,14 @@ def _estimate(cfg: DictConfig, launch: Launch, batch_size: int, accumulation: in
         duration_s=duration_s,
         mixed_precision=chosen_precision(wanted, device),
         gradient_accumulation_steps=accumulation,
-        ema=cfg.trainer.get("ema_decay") is not None,
+        ema=cfg.trainer.get("ema_decay", inspect.signature(Trainer).parameters["ema_decay"].default) is not None,
         device=device,
     )
-    return format_estimate(estimate)
+    shown = format_estimate(estimate)
+    if launch.num_processes > 1:
+        buckets = estimate.needs.gradient_bytes / 1e9
+        shown += f"\n\nOf {launch.num_processes} processes each takes {buckets:.2f} GB more, to exchange gradients."
+    return shown
 
 
 def longest_clip_s(cfg: DictConfig) -> tuple[float, str]:

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from unisono.config.faults import UNRESOLVED, Fault, join
+from unisono.config.entries import EntryPoint
+from unisono.config.faults import UNRESOLVED, Fault, has_unresolved, join
 from unisono.config.signatures import find_target
 from unisono.data.prepared import IF_PRESENT
 from unisono.errors import UserError
@@ -18,16 +19,17 @@ def build(plain: Mapping[str, Any], names: Sequence[str]) -> tuple[dict[str, Any
     """Build nodes without memory for weights; what their constructors refuse are faults.
 
     The parts of a node are built one by one first, so that each reports its own fault; then the whole, which sees
-    whether they fit together.
+    whether they fit together. Parameters lie on the meta device, everything else is real, so that constructors may
+    look at their numbers.
     """
-    import torch
+    from accelerate import init_empty_weights
 
     built: dict[str, Any] = {}
     faults: list[Fault] = []
-    with torch.device("meta"):
+    with init_empty_weights(include_buffers=False):
         for name in names:
             node = plain.get(name)
-            if not isinstance(node, Mapping) or "_target_" not in node:
+            if not isinstance(node, Mapping) or "_target_" not in node or has_unresolved(node):
                 continue
             found = [fault for key, part in node.items() for fault in _try(part, join(name, key))[1]]
             if not found:
@@ -50,13 +52,41 @@ def _try(node: Any, place: str) -> tuple[Any, list[Fault]]:
         return instantiate(dict(node)), []
     except InstantiationException as error:
         cause = error.__cause__ or error.__context__ or error
-        if "meta" in str(cause):  # its constructor looks at values of tensors; it is checked when it is really built
-            return None, []
         return None, [Fault(place, f"{node['_target_'].rpartition('.')[2]}: {_first_line(cause)}")]
 
 
 def _first_line(error: BaseException) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def check_trainer(plain: Mapping[str, Any]) -> list[Fault]:
+    """Numbers that the trainer refuses, without a trainer."""
+    from unisono.training.settings import refused_settings
+    from unisono.training.trainer import Trainer
+
+    node = plain.get("trainer")
+    if not isinstance(node, Mapping) or has_unresolved(node):
+        return []
+    target = find_target(node["_target_"])
+    if not isinstance(target, type) or not issubclass(target, Trainer):
+        return []
+    return [Fault(f"trainer.{name}", message) for name, message in refused_settings(node)]
+
+
+def check_inference(plain: Mapping[str, Any]) -> Iterator[Fault]:
+    """Settings of ``inference.py`` that are read by its code."""
+    from unisono.inference.pipeline import choose_device
+
+    try:
+        choose_device(str(plain.get("device", "auto")))
+    except UserError as error:
+        yield Fault("device", str(error))
+    precision, batch_size = plain.get("mixed_precision"), plain.get("batch_size")
+    if precision not in ("no", "bf16", UNRESOLVED):
+        quoted = '; YAML takes a bare no for false, so write "no"' if precision is False else ""
+        yield Fault("mixed_precision", f"is {precision!r}; use no or bf16{quoted}")
+    if batch_size is not UNRESOLVED and (not isinstance(batch_size, int) or batch_size < 1):
+        yield Fault("batch_size", f"is {batch_size!r}; a batch holds at least 1 item")
 
 
 def check_optimizer(plain: Mapping[str, Any]) -> list[Fault]:
@@ -65,7 +95,7 @@ def check_optimizer(plain: Mapping[str, Any]) -> list[Fault]:
     from hydra.utils import instantiate
 
     node = plain.get("optimizer")
-    if not isinstance(node, Mapping) or not node.get("_partial_"):
+    if not isinstance(node, Mapping) or not node.get("_partial_") or has_unresolved(node):
         return []
     try:
         instantiate(dict(node))([torch.nn.Parameter(torch.zeros(1))])
@@ -75,9 +105,11 @@ def check_optimizer(plain: Mapping[str, Any]) -> list[Fault]:
 
 
 def check_data(
-    plain: Mapping[str, Any], built: Mapping[str, Any], num_processes: int, with_files: bool
+    plain: Mapping[str, Any], built: Mapping[str, Any], entry: EntryPoint, num_processes: int, with_files: bool
 ) -> Iterator[Fault]:
     """Faults of the chosen data sets, alone and against the model."""
+    mini = Path(str(plain.get("data_root")), "mini").absolute()
+    will_be_built = mini if entry.builds_mini_corpus and not (mini / "corpus.json").is_file() else None
     for name in _LISTS:
         loader = plain.get(name)
         place, nodes = name, loader
@@ -104,8 +136,13 @@ def check_data(
         seen: set[str] = set()
         for where, node in usable:
             yield from _against_model(where, node, built.get("model"))
+            if node.get(IF_PRESENT) and isinstance(loader, Mapping):
+                yield Fault(where, f"has {IF_PRESENT}, which lists for training must not; take a node without it")
             if with_files:
-                yield from _files(where, node, plain, seen)
+                yield from _files(where, node, will_be_built, seen)
+        batch_size = loader.get("batch_size") if isinstance(loader, Mapping) else None
+        if isinstance(batch_size, int) and batch_size < 1:
+            yield Fault(f"{name}.batch_size", f"is {batch_size}; a batch holds at least 1 item")
         if with_files and name == "train_dataloader" and len(usable) == len(nodes):
             yield from _batch(loader, usable, plain, num_processes)
     yield from _vocabulary(plain, built.get("model"))
@@ -149,23 +186,18 @@ def _vocabulary(plain: Mapping[str, Any], model: Any) -> Iterator[Fault]:
                 )
 
 
-def _is_mini(path: str, plain: Mapping[str, Any]) -> bool:
-    """Whether a manifest belongs to the mini corpus, which training builds where it is absent."""
-    return Path(str(plain.get("data_root")), "mini").absolute() in Path(path).absolute().parents
-
-
-def _files(place: str, node: Mapping[str, Any], plain: Mapping[str, Any], seen: set[str]) -> Iterator[Fault]:
+def _files(place: str, node: Mapping[str, Any], will_be_built: Path | None, seen: set[str]) -> Iterator[Fault]:
     """Manifests that do not exist, each once; a set may be in a list several times."""
     if node.get(IF_PRESENT):
         return
     for key in ("content", "audio"):
         path = node.get(key)
-        if isinstance(path, str) and path not in seen and not Path(path).is_file() and not _is_mini(path, plain):
+        if not isinstance(path, str) or path in seen or Path(path).is_file():
+            continue
+        if will_be_built is None or will_be_built not in Path(path).absolute().parents:
             seen.add(path)
-            yield Fault(
-                f"{place}.{key}",
-                f"{path} does not exist; prepare the data (`unisono prepare --help`) or correct the path",
-            )
+            advice = "prepare the data (`unisono prepare --help`) or correct the path"
+            yield Fault(f"{place}.{key}", f"{path} does not exist; {advice}")
 
 
 def _batch(
@@ -177,8 +209,7 @@ def _batch(
     batch_size = loader.get("batch_size")
     if not isinstance(batch_size, int) or not isinstance(accumulation, int):
         return
-    if batch_size < 1:
-        yield Fault("train_dataloader.batch_size", f"is {batch_size}; a batch holds at least 1 item")
+    if batch_size < 1 or accumulation < 1:
         return
     needed, found = batch_size * num_processes * accumulation, 0
     for _, node in nodes:

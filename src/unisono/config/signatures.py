@@ -12,8 +12,8 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Union, get_args, get_origin
 
-from unisono.config.suggest import did_you_mean
 from unisono.errors import UserError
+from unisono.suggest import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def find_target(target: Any) -> Callable[..., Any]:
         try:
             found = importlib.import_module(name)
         except ModuleNotFoundError as error:
-            if error.name is not None and not name.startswith(error.name):
+            if error.name is not None and not f"{name}.".startswith(f"{error.name}."):
                 raise UserError(f"{target}: importing {name} fails: {error}; install what is missing") from error
             raise UserError(_not_found(parts, index, found)) from error
         except ImportError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -13,6 +12,7 @@ from omegaconf import DictConfig
 
 from unisono.config.resolvers import register_omegaconf_resolvers
 from unisono.errors import UserError
+from unisono.suggest import did_you_mean
 
 # Folders of the tree that hold files for other programs.
 NOT_GROUPS = ("accelerate",)
@@ -62,11 +62,10 @@ def locate_config_path(given: str) -> str:
         if candidate.is_dir():
             return str(candidate)
     parent = tried[0].parent
-    siblings = [path.name for path in parent.iterdir() if path.is_dir()] if parent.is_dir() else []
-    near = difflib.get_close_matches(tried[0].name, siblings)
-    hint = f"; did you mean {parent / near[0]}?" if near else ""
+    siblings = [str(path) for path in sorted(parent.iterdir()) if path.is_dir()] if parent.is_dir() else []
+    looked = " and ".join(map(str, dict.fromkeys(tried)))
     raise UserError(
-        f"--config-path {given}: no such folder (looked for {' and '.join(map(str, dict.fromkeys(tried)))}){hint}"
+        f"--config-path {given}: no such folder (looked for {looked}); {did_you_mean(str(tried[0]), siblings)}"
     )
 
 

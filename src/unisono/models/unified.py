@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from unisono.errors import UserError
 from unisono.models.autoencoder import Autoencoder
 from unisono.models.backbone import DiffusionTransformer
 from unisono.models.compatibility import check_parts
@@ -90,6 +91,10 @@ class GenerationSettings:
     sway: float | None = None
     predict_durations: bool = False
     max_duration_s: float = 30.0
+
+    def __post_init__(self) -> None:
+        if self.num_steps < 1 or not self.max_duration_s > 0:
+            raise UserError(f"num_steps ({self.num_steps}) and max_duration_s ({self.max_duration_s}) must be positive")
 
 
 class UnifiedAudioModel(nn.Module):

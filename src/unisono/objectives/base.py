@@ -8,7 +8,6 @@ Shape letters: B items, T frames, C channels.
 
 from __future__ import annotations
 
-import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import ClassVar
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from unisono.errors import UserError
+from unisono.suggest import did_you_mean
 
 # The network with its conditions, guidance included: ``(x (B, T, C), sigma (B,)) -> prediction (B, T, C)``.
 Predict = Callable[[Tensor, Tensor], Tensor]
@@ -81,6 +81,4 @@ def stratified_uniform(batch_size: int, device: torch.device) -> Tensor:
 def check_choice(what: str, value: str, choices: Sequence[str]) -> None:
     """Raise a UserError that names the choices, and the nearest, if ``value`` is none of them."""
     if value not in choices:
-        nearest = difflib.get_close_matches(str(value), choices, n=1)
-        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-        raise UserError(f"{what} is {value!r}; choose one of {', '.join(choices)}{hint}")
+        raise UserError(f"{what} is {value!r}; {did_you_mean(str(value), choices)}")

@@ -51,15 +51,15 @@ class AudioGenerationTrainer(Trainer):
                 self.raw_model(batch, sigma=torch.full((len(batch),), sigma, device=frames.device), noise=noise)
             )
             self._report(metrics, "val", result, batch)
-            metrics.update(f"val/loss_sigma/{sigma:g}", result.flow)
+            metrics.update(f"val/loss_sigma/{sigma:g}", result.prediction_error)
 
     @staticmethod
     def _report(metrics: MeanMetrics, prefix: str, result: LossResult, batch: Batch) -> None:
         """The error of the prediction, whole and per task, and the duration losses; all are means over items."""
-        metrics.update(f"{prefix}/loss", result.flow)
+        metrics.update(f"{prefix}/loss", result.prediction_error)
         for index, name in enumerate(TASKS):
             if name in batch.tasks:
-                metrics.update(f"{prefix}/loss/{name}", result.flow, batch.task_index == index)
+                metrics.update(f"{prefix}/loss/{name}", result.prediction_error, batch.task_index == index)
         for name, values in (("local", result.local_duration), ("global", result.global_duration)):
             if len(values):
                 metrics.update(f"{prefix}/{name}_duration_loss", values)

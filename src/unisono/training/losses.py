@@ -12,13 +12,10 @@ from unisono.models.unified import DurationPrediction, TrainingOutput
 
 @dataclass(frozen=True)
 class LossResult:
-    """``total`` is what is minimised; the others are its parts, one value per item that has the part.
-
-    ``flow`` is the error of the prediction, whatever the objective.
-    """
+    """``total`` is what is minimised; the others are its parts, one value per item that has the part."""
 
     total: Tensor
-    flow: Tensor
+    prediction_error: Tensor
     local_duration: Tensor
     global_duration: Tensor
 
@@ -52,11 +49,11 @@ class AudioGenerationLoss:
         self.global_duration_weight = global_duration_weight
 
     def __call__(self, output: TrainingOutput) -> LossResult:
-        flow = masked_item_mean((output.prediction.float() - output.target) ** 2, output.frame_mask)
-        local = duration_loss(output.local_durations, flow.device)
-        whole = duration_loss(output.global_durations, flow.device)
-        total = flow.mean()
+        error = masked_item_mean((output.prediction.float() - output.target) ** 2, output.frame_mask)
+        local = duration_loss(output.local_durations, error.device)
+        whole = duration_loss(output.global_durations, error.device)
+        total = error.mean()
         for weight, part in ((self.local_duration_weight, local), (self.global_duration_weight, whole)):
             if len(part):
                 total = total + weight * part.mean()
-        return LossResult(total, flow, local, whole)
+        return LossResult(total, error, local, whole)

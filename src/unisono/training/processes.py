@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Literal
 
 import torch
@@ -16,6 +17,7 @@ from accelerate.utils import parse_flag_from_env
 from unisono.errors import UserError
 
 logger = logging.getLogger(__name__)
+_PATIENCE = timedelta(hours=3)
 MixedPrecision = Literal["auto", "bf16", "no"]
 
 
@@ -39,7 +41,8 @@ def process_state() -> PartialState:
                 f"Accelerate's configuration says {name}, which spreads a model over processes; here each holds "
                 "the whole model. Use distributed_type MULTI_GPU, as in configs/accelerate/8gpus.yaml"
             )
-    return PartialState(cpu=uses_cpu())
+    # The first process builds corpora and reads every audio file while the others wait; the default is ten minutes.
+    return PartialState(cpu=uses_cpu(), timeout=_PATIENCE)
 
 
 def best_precision(device: torch.device) -> str:

@@ -30,6 +30,7 @@ from unisono.training.ema import ExponentialMovingAverage
 from unisono.training.hooks import TrainerHooks
 from unisono.training.metrics import MeanMetrics, MetricsFile
 from unisono.training.processes import MixedPrecision, log_processes, make_accelerator
+from unisono.training.settings import refused_settings
 from unisono.training.tracking import check_trackers, finish_trackers, start_trackers
 
 logger = logging.getLogger(__name__)
@@ -93,6 +94,9 @@ class Trainer(TrainerHooks, ABC):
         progress: bool = True,
         trackers: Mapping[str, GeneralTracker] | None = None,
     ) -> None:
+        refused = refused_settings({name: value for name, value in locals().items() if name != "self"})
+        if refused:
+            raise UserError("; ".join(f"trainer.{name} {message}" for name, message in refused))
         self.accelerator = make_accelerator(mixed_precision, check_trackers(trackers or {}))
         self.exp_dir, self.seed, self.resume = Path(exp_dir), seed, resume
         self.loss_fn, self.train_dataloader, self.val_dataloader = loss_fn, train_dataloader, val_dataloader
@@ -107,8 +111,6 @@ class Trainer(TrainerHooks, ABC):
         micro_batches = len(train_dataloader.batch_sampler)  # type: ignore[arg-type]
         self.epoch_length = epoch_length or max(1, micro_batches // (ranks * gradient_accumulation_steps))
         self.total_steps = epochs * self.epoch_length
-        if self.total_steps < 1:
-            raise UserError(f"epochs={epochs} with epoch_length={epoch_length} gives no step to train")
         parameters = [p for p in model.parameters() if p.requires_grad]
         own_optimizer = optimizer(parameters)
         self.lr_scheduler = self._make_scheduler(lr_scheduler, own_optimizer, dict(warmup_params or {}))
@@ -124,8 +126,6 @@ class Trainer(TrainerHooks, ABC):
 
     def _make_scheduler(self, factory: Callable[..., Any], optimizer: Optimizer, warmup: dict[str, Any]) -> Any:
         given = {name: value for name, value in warmup.items() if value is not None}
-        if len(given) > 1 or not given.keys() <= {"warmup_steps", "warmup_epochs"}:
-            raise UserError(f"warmup_params is {given}; give warmup_steps or warmup_epochs, not both")
         warmup_steps = given.get("warmup_steps", int(given.get("warmup_epochs", 0) * self.epoch_length))
         known = {"num_warmup_steps": warmup_steps, "num_training_steps": self.total_steps}
         accepted = inspect.signature(factory).parameters
@@ -141,15 +141,15 @@ class Trainer(TrainerHooks, ABC):
         """
         self.load_checkpoint()
         log_processes(self.accelerator)
-        if self.step < self.total_steps:
-            start_trackers(self.accelerator, self.step, settings or {})
-        self.on_train_start()
         batches = self._micro_batches()
         bar = tqdm(
             total=self.total_steps, initial=self.step, unit="step", desc="train", dynamic_ncols=True,
             disable=not (self.progress and self.accelerator.is_main_process),
         )  # fmt: skip
         try:
+            if self.step < self.total_steps:
+                start_trackers(self.accelerator, self.step, settings or {})
+            self.on_train_start()
             while self.step < self.total_steps:
                 if self.step % self.epoch_length == 0:
                     self.on_train_epoch_start()

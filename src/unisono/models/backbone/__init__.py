@@ -1,4 +1,4 @@
-"""Networks that predict the velocity of a latent from frames and context."""
+"""Networks that predict, from a noised latent, frames and context, what the objective asks for."""
 
 from unisono.models.backbone.dit import BackboneConditions, DiffusionTransformer, InputFusionDiT, LayerFusionDiT
 

@@ -122,7 +122,7 @@ class DiffusionTransformer(nn.Module, ABC):
         self.build_frame_layers()
 
     def _initialise(self) -> None:
-        # Each block starts as a small change of its input and the network as zero velocity, the mean of the target.
+        # Each block starts as a small change of its input and the network as zero, the mean of most targets.
         for layer in (self.time_modulation, self.final_modulation):
             nn.init.normal_(layer.weight, std=0.02)
             nn.init.zeros_(layer.bias)
