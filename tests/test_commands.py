@@ -153,3 +153,16 @@ def test_faults_are_printed_by_the_first_process_only(tmp_path: Path) -> None:
     faults = [call(sys.executable, ROOT / "train.py", "seed=abc", cwd=tmp_path, RANK=rank) for rank in ("0", "1")]
     assert [done.returncode for done in faults] == [1, 1]
     assert "seed: is 'abc'" in faults[0].stderr and faults[1].stderr == ""
+
+
+@pytest.mark.slow
+def test_a_sweep_over_two_processes_ends_when_a_job_fails_in_one(tmp_path: Path, data_root: Path) -> None:
+    launch = [*LAUNCH, "--config_file", ROOT / "configs/accelerate/2cpus.yaml", ROOT / "train.py", "--multirun"]
+    # Only the first process reads the audio for both, and finds what is wrong.
+    broken = tmp_path / "broken"
+    shutil.copytree(data_root, broken)
+    first = broken / "mini/text_to_audio/audio/t2a_train_00000.flac"
+    first.write_bytes(first.read_bytes()[:200])
+    arguments = ["debug=cpu", f"data_root='{broken}'", "exp_dir=sweep", "seed=1,2"]
+    done = call(*launch, *arguments, cwd=tmp_path)
+    assert done.returncode != 0 and first.name in done.stderr, done.stderr[-2000:]
