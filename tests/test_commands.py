@@ -127,6 +127,8 @@ def test_a_mistake_ends_with_one_message_and_no_traceback(tmp_path: Path) -> Non
         ("train.py", "--cfg", "job", "--resolve", "seed=${sed}"): "sed",
         ("train.py", "--config-path", ".", "--config-name", "bad"): "bad.yaml:3",
         ("train.py", "--config-path", "nowhere"): "no such folder",
+        ("train.py", "--config-path="): "--config-path is empty",
+        ("train.py", "--cfg", "job", "--resolve", "seed=${seed}"): "seed: ${seed} leads back to itself",
         ("train.py", "--multirun", "optimizer.lr=-1,-2", "exp_dir=sweep"): "Invalid learning rate: -2",
         ("inference.py", "data@datasets=tset"): "did you mean test",
         ("evaluate.py", "+output=x"): "did you mean output_dir",

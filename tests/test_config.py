@@ -181,6 +181,7 @@ def test_a_mistake_in_a_file_of_ones_own_is_named(content: str, words: list[str]
 
 def test_a_config_or_folder_that_does_not_exist_is_named(own: Path) -> None:
     assert "did you mean conf" in refusal(config_name="cnof", config_path=own)
+    assert "is a file; folder and name are given apart" in refusal(config_path=own / "conf.yaml")
     assert "did you mean" in refusal(config_path=own.parent / "my confgis") and "my configs" in refusal(
         config_path=own.parent / "my confgis"
     )
@@ -222,7 +223,7 @@ MISTAKES: list[tuple[Sequence[str], Sequence[str]]] = [
     (["optimizer._target_=trch.optim.AdamW"], ["no package 'trch'"]),
     (["optimizer._target_=torch"], ["not a class or function"]),
     (["optimizer._target_=3"], ["not a dotted name"]),
-    (["optimizer._partial_=false"], ["needs 'params'", "_partial_: true"]),
+    (["optimizer._partial_=false"], ["optimizer: is called by the trainer", "_partial_: true"]),
     (["+optimizer._partail_=true"], ["_partial_"]),
     (["~optimizer"], ["optimizer: is missing", "default.yaml", "_target_: torch.optim.AdamW"]),
     (["~loss_fn._target_"], ["loss_fn: lacks _target_"]),
@@ -257,6 +258,20 @@ MISTAKES: list[tuple[Sequence[str], Sequence[str]]] = [
     (["warmup_params.warmup_epochs=1"], ["give warmup_steps or warmup_epochs"]),
     (["val_dataloader.batch_size=0"], ["val_dataloader.batch_size: is 0"]),
     (["data@val_dataloader.dataset.datasets=test"], ["has if_present, which lists for training must not"]),
+    (["+train_dataloader.num_worker=3"], ["did you mean num_workers"]),
+    (["+model._partial_=true"], ["model: the object itself is needed; remove _partial_"]),
+    (["lr_scheduler._partial_=false"], ["lr_scheduler: is called by the trainer", "_partial_: true"]),
+    (["~lr_scheduler.min_ratio", "lr_scheduler._target_=torch.optim.lr_scheduler.StepLR"], ["needs 'step_size'"]),
+    (["trainer._target_=unisono.training.trainer.Trainer"], ["trainer._target_: Trainer is abstract"]),
+    (["+model._convert_=nonsense"], ["choose one of none, partial, object, all"]),
+    (["seed=-1"], ["trainer.seed: is -1"]),
+    (["speakers=abc"], ["speakers: is 'abc'", "Sequence[str]"]),
+    (["model={a:1}"], ["'model.a' is not in the configuration"]),
+    (["SEED=3"], ["did you mean seed"]),
+    (["batchsize=3"], ["did you mean train_dataloader.batch_size"]),
+    (["model=null"], ["a group takes the name of a file"]),
+    (["~seed"], ["${seed} points to nothing"]),
+    (["train_dataloader.dataset.datasets.0.max_samples=3"], ["+data_dict.NAME.SPLIT.max_samples=VALUE"]),
     (["model.backbone=3"], ["model.backbone: is 3", "DiffusionTransformer"]),
     (["model.backbone.num_heads=5"], ["model.backbone: LayerFusionDiT", "num_heads (5)"]),
     (["model.autoencoder.n_mels=80"], ["a list of 100", "80 channels"]),
@@ -276,6 +291,72 @@ def test_a_mistake_is_named_with_the_nearest_valid_name(overrides: list[str], wo
     message = refusal(*overrides)
     assert all(word in message for word in words), message
     assert "Traceback" not in message and len(message) < 1800, message
+
+
+OWN_MODULE = """
+import dataclasses, torch
+from omegaconf import DictConfig
+class MySGD(torch.optim.SGD): pass
+class Frames(torch.utils.data.Dataset):
+    durations_s = [1.0] * 50
+    def __init__(self, n: int = None): self.n = n
+    def __len__(self): return 50
+class Child(Frames): pass
+@dataclasses.dataclass
+class Settings: a: int = 1
+class Loss:
+    def __init__(self, settings: Settings = None, device: torch.device = "cpu", **more): pass
+class Lazy(torch.nn.Module):
+    def __init__(self, inner: DictConfig, parts: torch.nn.ModuleDict = None): super().__init__()
+class Peeks(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.name = f"{torch.ones(3).sum():.1f}" + str(torch.equal(torch.ones(2), torch.ones(2)))
+def schedule(optimizer, num_training_steps, power: float = 1): ...
+def broken_code(): {}["gone"]
+"""
+LEGITIMATE = [
+    ["optimizer._target_=own.MySGD", "~optimizer.betas", "~optimizer.fused", "+optimizer.momentum=0.9"],
+    ["optimizer._target_=torch.optim.SGD", "~optimizer.betas"],
+    ["lr_scheduler._target_=own.schedule", "~lr_scheduler.min_ratio"],
+    ["lr_scheduler._target_=torch.optim.lr_scheduler.LinearLR", "~lr_scheduler.min_ratio"],
+    ["~train_dataloader.dataset", "+train_dataloader.dataset={_target_: own.Child, n: null}"],
+    ["~loss_fn", "+loss_fn={_target_: own.Loss, settings: {a: 2}, device: cuda, anything: 3}"],
+    ["~model", "+model={_target_: own.Lazy, _recursive_: false, inner: {_target_: torch.nn.Linear, in_features: 2}}"],
+    ["~model", "+model={_target_: own.Lazy, inner: {x: 1}, parts: {a: {_target_: own.Peeks}}}"],
+    ["~loss_fn", "+loss_fn={_target_: own.broken_code}"],  # not the configuration's fault: it shows when it is built
+    ["+table={a: 1e-3, b: 1e-2}", "+which=b", "optimizer.lr='${table.${which}}'"],
+    ["+rate=0.1", "optimizer.lr='${oc.select:rate,0.2}'", "+tag=x", "hydra.job.name='${tag}'"],
+    ["+x-note='written by hand'", "optimizer.betas=[0.9,0.95]", "trainer.max_grad_norm=1", "trainer.ema_decay=null"],
+    [
+        "+data_dict.mine={_target_: unisono.data.datasets.TextToAudioDataset, content: a.jsonl}",
+        "++val_dataloader.dataset.datasets=['${data_dict.mine}']",
+    ],
+    ["+train_dataloader.pin_memory=true", "+train_dataloader.prefetch_factor=null"],
+]
+
+
+@pytest.mark.parametrize("overrides", LEGITIMATE, ids=str)
+def test_no_false_alarm(overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own.py").write_text(OWN_MODULE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    composed(*overrides)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"defaults: [default, _self_]\nexp_dir: \xff\xfe\n", ["odd.yaml", "not UTF-8"]),
+        (b"defaults: default\n", ["defaults list"]),
+        (b"defaults: [odd]\n", ["leads back to its own file"]),
+        (b"defaults: [default, _self_]\na: &a {b: *a}\n", ["a YAML alias inside its anchor"]),
+        (b"defaults: [default, _self_]\nexp_dir: ${seed\n", ["exp_dir", "${seed"]),
+    ],
+)
+def test_a_file_that_is_no_config_is_told_from_an_accident(content: bytes, words: list[str], tmp_path: Path) -> None:
+    (tmp_path / "odd.yaml").write_bytes(content)
+    message = refusal(config_name="odd", config_path=tmp_path)
+    assert all(word in message for word in words) and len(message) < 500, message
 
 
 def test_all_faults_are_reported_at_once_and_each_once() -> None:

@@ -145,7 +145,7 @@ def test_instructions_are_drawn_from_epoch_and_item(everything: ConcatDataset) -
 def test_any_number_of_workers_gives_the_same_batches(everything: ConcatDataset) -> None:
     batches: dict[int, list[Batch]] = {}
     for num_workers in (0, 1, 3):
-        loader = train_dataloader(everything, 4, toy_collator(), num_workers, seed=2)
+        loader = train_dataloader(everything, 4, toy_collator(), num_workers=num_workers, seed=2)
         loader.batch_sampler.start = 4  # epoch 0 has 6 batches: the next ones come from epochs 0, 1 and 2
         stream = iter(loader)
         batches[num_workers] = [next(stream) for _ in range(10)]

@@ -9,7 +9,8 @@ from typing import Any
 
 def nearest(name: str, known: Iterable[str], limit: int = 3) -> list[str]:
     """Known names that ``name`` may have meant, likeliest first."""
-    return difflib.get_close_matches(name, list(dict.fromkeys(known)), n=limit, cutoff=0.6)
+    lower = {candidate.lower(): candidate for candidate in reversed(list(known))}
+    return [lower[match] for match in difflib.get_close_matches(name.lower(), list(lower), n=limit, cutoff=0.6)]
 
 
 def did_you_mean(name: str, known: Iterable[str], otherwise: str = "choose one of") -> str:
@@ -44,6 +45,9 @@ def nearest_keys(key: str, config: Any, limit: int = 4) -> list[str]:
     near = [f"{parent}.{name}" if parent else name for name in nearest(last, siblings, 2)]
     near = near or difflib.get_close_matches(key, keys, n=2, cutoff=0.75)
     near += sorted(same_last, key=lambda name: name.count("."))
+    if not near:
+        like = difflib.get_close_matches(last, dict.fromkeys(name.rpartition(".")[2] for name in keys), n=1, cutoff=0.8)
+        near = sorted((name for name in keys if name.rpartition(".")[2] in like), key=lambda name: name.count("."))
     # Nodes of data sets repeat the same names many times over; elsewhere one rarely means them.
     near.sort(key=lambda name: name.startswith("data_dict.") and not key.startswith("data_dict."))
     return list(dict.fromkeys(near))[:limit]

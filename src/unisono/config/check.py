@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -83,10 +83,19 @@ def _missing_nodes(plain: Mapping[str, Any], entry: EntryPoint) -> Iterator[Faul
     advice = f"write it, or take it over by `defaults: [{entry.config_name}, _self_]`"
     for name, example in entry.required.items():
         node = plain.get(name)
-        if node is UNRESOLVED or (isinstance(node, Mapping) and "_target_" in node):
+        if node is UNRESOLVED:
+            continue
+        if isinstance(node, Mapping) and "_target_" in node:
+            if name in entry.partial and node.get("_partial_") is not True:
+                yield Fault(name, "is called by the trainer, with arguments of its own; set _partial_: true")
+            elif name not in entry.partial and node.get("_partial_") is True:
+                yield Fault(name, "the object itself is needed; remove _partial_")
             continue
         what = "is missing" if node is None else "lacks _target_"
         yield Fault(name, f"{what}; {advice}, e.g. {name}: {{{example}}}")
+    for name in entry.settings:
+        if name not in plain:
+            yield Fault(name, f"is missing; {advice}")
 
 
 def _targets(raw: Mapping[str, Any], plain: Mapping[str, Any], entry: EntryPoint) -> Iterator[tuple[str, Fault | None]]:
@@ -106,6 +115,8 @@ def _targets(raw: Mapping[str, Any], plain: Mapping[str, Any], entry: EntryPoint
                 fault = Fault(origin or where, misfit.message)
                 yield place, None if origin in reported else fault
                 reported.update([origin] if origin else [])
+        if isinstance(node, Mapping) and node.get("_recursive_") is False:
+            return  # its inner nodes are for the object itself to build
         for key, value in items(node):
             yield from walk(raw_node[key], value, join(place, key))
 
@@ -132,28 +143,39 @@ def _origin(raw: Mapping[str, Any], written: Any) -> str | None:
     return found
 
 
+def _reader(raw: Mapping[str, Any]) -> Callable[[str], bool]:
+    """Tells whether an interpolation, of the config or of Hydra's own settings, may refer to a place."""
+    from hydra.core.hydra_config import HydraConfig
+
+    read = written_references(dict(raw))
+    if HydraConfig.initialized():
+        read |= written_references(OmegaConf.to_container(HydraConfig.instance().cfg, resolve=False))
+    # Relative interpolations name the last part only.
+    return lambda place: (
+        any(name == place or name.startswith(f"{place}.") for name in read) or (place.rpartition(".")[2] in read)
+    )
+
+
 def _unread(raw: Mapping[str, Any], entry: EntryPoint) -> Iterator[Fault]:
     """Settings outside nodes with a ``_target_`` that the project does not know and nothing refers to."""
     import hydra
 
     with hydra_in(config_dir()):
         reference = _plain(hydra.compose(entry.config_name))
-    read = written_references(raw)
-
-    def is_read(place: str) -> bool:
-        return any(name == place or name.startswith((f"{place}.", f"{place}[")) for name in read)
+    is_read = _reader(raw)
 
     def unread(node: Any, known: Any, place: str) -> Iterator[Fault]:
         if not isinstance(node, Mapping) or not isinstance(known, Mapping) or "_target_" in node or "_target_" in known:
             return
         for key, value in node.items():
             where = join(place, key)
-            if where in ("data_dict", *entry.required):
-                continue
+            if where in ("data_dict", *entry.required) or str(key).startswith(("x-", "_", ".")):
+                continue  # the latter hold what YAML anchors refer to
             if key in known:
                 yield from unread(value, known[key], where)
             elif not is_read(where) and not (isinstance(value, Mapping) and "_target_" in value):
                 hint = _NOT_A_GROUP if where in NOT_GROUPS else did_you_mean(str(key), map(str, known))
+                hint += " (notes of your own begin with x-)" if not place else ""
                 yield Fault(where, f"nothing reads this setting; {hint}")
 
     yield from unread(raw, reference, "")
@@ -164,12 +186,15 @@ def _data_dict(raw: Mapping[str, Any], plain: Mapping[str, Any]) -> Iterator[Fau
     sets = plain.get("data_dict")
     if not isinstance(sets, Mapping):
         return
+    is_read = _reader(raw)
     whole = [name for name, splits in sets.items() if isinstance(splits, Mapping) and _has_target(splits)]
     for name, splits in sets.items():
+        if isinstance(splits, Mapping) and "_target_" in splits:
+            continue  # a data set without splits
         for split, node in splits.items() if isinstance(splits, Mapping) else [("", splits)]:
-            if isinstance(node, Mapping) and "_target_" in node:
-                continue
             place = f"data_dict.{name}.{split}".rstrip(".")
+            if (isinstance(node, Mapping) and "_target_" in node) or (not isinstance(node, Mapping) and is_read(place)):
+                continue
             if name not in whole:
                 hint = did_you_mean(str(name), map(str, whole), "there are")
                 yield Fault(place, f"there is no data set {name!r}; {hint}")

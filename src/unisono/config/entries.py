@@ -15,6 +15,8 @@ class EntryPoint:
         purpose: in words.
         job_folder: the setting that names where results go; each job of a sweep gets its own.
         required: top-level nodes that must be there with a ``_target_``, and an example of each.
+        partial: those of them that the code calls itself.
+        settings: top-level settings that the code itself reads.
         given_later: node -> arguments that the code passes when it builds the object.
         builds_mini_corpus: where it is absent and chosen, it is built.
         built: nodes cheap enough to be built for the check (a model on the meta device).
@@ -24,6 +26,8 @@ class EntryPoint:
     purpose: str
     job_folder: str
     required: Mapping[str, str] = field(default_factory=dict)
+    partial: tuple[str, ...] = ()
+    settings: tuple[str, ...] = ()
     given_later: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     builds_mini_corpus: bool = False
     built: tuple[str, ...] = ()
@@ -42,7 +46,11 @@ TRAINING = EntryPoint(
         "loss_fn": "_target_: unisono.training.losses.AudioGenerationLoss",
         "trainer": "_target_: unisono.training.audio_generation_trainer.AudioGenerationTrainer",
     },
+    partial=("optimizer", "lr_scheduler"),
+    settings=("exp_dir", "seed", "resume"),
     given_later={
+        "optimizer": ("params",),
+        "lr_scheduler": ("optimizer", "num_warmup_steps", "num_training_steps"),
         "trainer": (
             "model",
             "optimizer",

@@ -59,7 +59,7 @@ def hydra_entry(entry: EntryPoint) -> Callable[[Callable[[DictConfig], object]],
                 if full:
                     raise
                 if is_main_process():  # the same in every process: nothing was run yet
-                    _report(error, entry)
+                    _report(error, _composition_of(sys.argv[1:], entry))
                 sys.exit(1)
 
         return run
@@ -97,7 +97,7 @@ def _run_job(body: Callable[[DictConfig], object], cfg: DictConfig, entry: Entry
     except Exception as error:
         if full:
             raise
-        _report(error, entry)
+        _report(error)
         # Where one of several processes fails the others wait for it; only the launcher can end them.
         goes_on = in_sweep and (isinstance(error, ConfigError) or os.environ.get("WORLD_SIZE", "1") == "1")
     if goes_on:
@@ -139,7 +139,7 @@ def primary_config(config_name: str, directory: Path) -> str:
     return str(next((path for path in candidates if path.is_file()), candidates[0]))
 
 
-def _report(error: Exception, entry: EntryPoint) -> None:
+def _report(error: Exception, composition: Composition | None = None) -> None:
     """Print an error as its user needs it: a message if it can be mended, else a traceback of code outside Hydra."""
     import hydra
     import omegaconf
@@ -147,7 +147,7 @@ def _report(error: Exception, entry: EntryPoint) -> None:
     from unisono.config.faults import ConfigError
     from unisono.config.messages import explain, print_own_traceback
 
-    message = explain(error, _composition_of(sys.argv[1:], entry))
+    message = explain(error, composition)
     if message is None:
         hidden = [str(Path(module.__file__ or "").parent) for module in (hydra, omegaconf)]
         print_own_traceback(error, lambda text: print(text, file=sys.stderr), [*hidden, __file__])

@@ -15,7 +15,8 @@ from unisono.errors import UserError
 from unisono.suggest import did_you_mean, nearest_keys
 
 _REFERENCE = re.compile(r"\$\{([^:${}]+)\}")
-_READ_BY_NAME = re.compile(r"\$\{oc\.(?:select|dict\.keys|dict\.values):\s*([^,${}]+?)\s*[,}]")
+_INNERMOST = re.compile(r"\$\{([^{}]*)\}")
+_NAME = re.compile(r"[\w-]+(?:\.[\w-]+)*")
 _TOO_DEEP = 40
 
 
@@ -69,9 +70,17 @@ def items(node: Mapping[Any, Any] | Sequence[Any]) -> Iterator[tuple[Any, Any]]:
 
 
 def written_references(raw: Any) -> set[str]:
-    """Every dotted name that an interpolation in an unresolved config refers to."""
+    """Every name inside an interpolation of an unresolved config.
+
+    More than what is really referred to: nested and relative interpolations and arguments of resolvers count as well.
+    """
     if isinstance(raw, str):
-        return {*_REFERENCE.findall(raw), *_READ_BY_NAME.findall(raw)}
+        # From the innermost braces outwards, so that ${a.${b}.c} gives a, b and c.
+        inside: list[str] = []
+        while innermost := _INNERMOST.search(raw):
+            inside += _NAME.findall(innermost[1])
+            raw = raw[: innermost.start()] + " " + raw[innermost.end() :]
+        return set(inside)
     if isinstance(raw, (Mapping, list)):
         return {name for _, value in items(raw) for name in written_references(value)}
     return set()
@@ -106,7 +115,8 @@ def resolve_all(cfg: DictConfig) -> tuple[dict[str, Any], list[Fault]]:
         return dict(result) if isinstance(node, DictConfig) else [value for _, value in result]
 
     resolved = plain(cfg, "", True, 0)
-    return resolved, [fault for place, fault in failed.items() if not _is_consequence(place, texts)]
+    causes = [fault for place, fault in failed.items() if not _is_consequence(place, texts)]
+    return resolved, list({fault.message: fault for fault in reversed(causes)}.values())[::-1]
 
 
 def _is_consequence(place: str, texts: Mapping[str, str]) -> bool:

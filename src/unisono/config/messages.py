@@ -14,9 +14,10 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from unisono.config.faults import Fault, resolve_all
 from unisono.config.tree import NOT_GROUPS, config_dir, hydra_in
 from unisono.errors import UserError
-from unisono.suggest import did_you_mean, nearest, nearest_keys
+from unisono.suggest import did_you_mean, dotted_keys, nearest, nearest_keys
 
 _GRAMMAR = "docs/configuration.md shows how overrides are written"
 
@@ -51,6 +52,25 @@ class Composition:
         keys = ((override, override.lstrip("+~").partition("=")[0]) for override in self.overrides)
         return [override for override, key in keys if key.partition("@")[0] in groups]
 
+    def interpolation_faults(self) -> list[Fault]:
+        """All interpolations that do not resolve."""
+        import hydra
+
+        try:
+            with hydra_in(self.directory):
+                return resolve_all(hydra.compose(self.config_name, overrides=list(self.overrides)))[1]
+        except Exception:
+            return []
+
+    def not_utf8(self) -> Path | None:
+        """The first config file that is not UTF-8."""
+        for path in sorted(self.directory.rglob("*.yaml")):
+            try:
+                path.read_text(encoding="utf-8")
+            except UnicodeDecodeError:
+                return path
+        return None
+
     def groups(self) -> list[str]:
         """Config groups of the primary folder and of the project's tree, such as ``model/backbone``."""
         found: dict[str, None] = {}
@@ -69,7 +89,12 @@ class Composition:
 
 
 def explain(error: BaseException, composition: Composition | None = None) -> str | None:
-    """The message for an error that a user can mend; None for one that is ours, or in code of the user's own."""
+    """The message for an error that a user can mend; None for one that is ours, or in code of the user's own.
+
+    Args:
+        error: what was raised.
+        composition: where it was raised while Hydra composed this, before any other code was run.
+    """
     from hydra.errors import HydraException, InstantiationException
 
     meant: BaseException | None = error
@@ -79,10 +104,31 @@ def explain(error: BaseException, composition: Composition | None = None) -> str
         return str(meant)
     if isinstance(error, InstantiationException):
         return _instantiation(error)
-    if isinstance(error, (HydraException, yaml.YAMLError)) or _is_group_value(error):
+    if composition is None:
+        return None
+    if isinstance(error, (HydraException, yaml.YAMLError)):
         return _composition(error, composition)
+    return _while_composing(error, composition)
+
+
+def _while_composing(error: BaseException, composition: Composition) -> str | None:
+    """Errors of other kinds that only a file or an override can have caused."""
     if isinstance(error, OmegaConfBaseException):
-        return str(error).splitlines()[0] + (f" (at {error.full_key})" if error.full_key else "")
+        faults = composition.interpolation_faults()
+        if faults:
+            return "\n  ".join(map(str, faults))
+        where = f"{error.full_key}: " if error.full_key else ""
+        return f"{where}{str(error).splitlines()[0]}"
+    if isinstance(error, UnicodeDecodeError):
+        return f"{composition.not_utf8() or 'a config file'} is not UTF-8; save it as UTF-8"
+    if isinstance(error, RecursionError):
+        return "a file holds itself: a defaults list that leads back to its own file, or a YAML alias inside its anchor"
+    if isinstance(error, OSError):
+        return f"{error.strerror}: {error.filename}"
+    if isinstance(error, ValueError) and str(error):
+        text = str(error).splitlines()[0]
+        hint = "; a group takes the name of a file, such as model=tiny" if text.startswith("Config group") else ""
+        return f"{text}{hint}"
     return None
 
 
@@ -94,18 +140,17 @@ def _first(error: BaseException, wanted: Callable[[BaseException], bool]) -> Bas
     return cause
 
 
-def _is_group_value(error: BaseException) -> bool:
-    return isinstance(error, ValueError) and str(error).startswith("Config group override")
-
-
 def _instantiation(error: Exception) -> str | None:
-    """A ValueError of a constructor that a config names is one about a value in that config."""
+    """A ValueError that a constructor of ours raises is about a value in the config that names it."""
     place = next((line for line in str(error).splitlines() if line.startswith("full_key: ")), "")
     cause = _first(error, lambda e: isinstance(e, ValueError))
-    return f"{place.removeprefix('full_key: ')}: {cause}" if cause is not None and place else None
+    raised_in = traceback.extract_tb(cause.__traceback__)[-1].filename if cause is not None else ""
+    if cause is None or not place or not raised_in.startswith(str(Path(__file__).parents[1])):
+        return None
+    return f"{re.sub(r'datasets([0-9]+)', r'datasets[' + chr(92) + r'1]', place.removeprefix('full_key: '))}: {cause}"
 
 
-def _composition(error: BaseException, composition: Composition | None) -> str:
+def _composition(error: BaseException, composition: Composition) -> str:
     from hydra.errors import MissingConfigException, OverrideParseException
 
     marked = _first(error, lambda e: isinstance(e, yaml.MarkedYAMLError))
@@ -119,14 +164,15 @@ def _composition(error: BaseException, composition: Composition | None) -> str:
     text = str(error)
     unknown = re.match(r"Could not (override|delete from config\.) '([^']+)'", text)
     if unknown:
-        return _unknown_key(unknown[2], text, composition)
+        return _unknown_key(unknown[2], text, error.__cause__, composition)
     if "looks like a config group override" in text:
         group = re.search(r"config group '([^']+)'", text)
         name = group[1] if group else ""
-        return f"there is no config group {name!r}; {did_you_mean(name, composition.groups() if composition else ())}"
+        return f"there is no config group {name!r}; {did_you_mean(name, composition.groups())}"
     cause = error.__cause__
-    if not text and cause is not None:
-        text = str(cause)
+    if cause is not None and (not text or text.startswith("Error merging override")):
+        place = getattr(cause, "full_key", None) or text
+        text = f"{place}: {str(cause).splitlines()[0]}".removeprefix(": ")
     return " ".join(line.strip() for line in text.splitlines() if line.strip() and "hydra.cc" not in line)
 
 
@@ -134,16 +180,17 @@ def _unparsed(error: Any) -> str:
     override = error.override
     if override is not None and "=" not in override:
         return f"override {override!r} has no value; write {override}=VALUE (or ~{override} to delete it). {_GRAMMAR}"
-    problem = next((line for line in str(error).splitlines() if "hydra.cc" not in line), "")
+    lines = [line for line in str(error).splitlines() if not line.startswith(("See https", "Error parsing"))]
+    problem = lines[0] if lines else "its grammar is not that of an override"
     return f"override {override!r} cannot be read ({problem}); quote special characters: 'key=\"value\"'. {_GRAMMAR}"
 
 
-def _missing_file(error: Any, composition: Composition | None) -> str:
+def _missing_file(error: Any, composition: Composition) -> str:
     missing, options = error.missing_cfg_file, list(error.options or ())
     place = re.match(r"In '([^']+)'", str(error))
     where = f" (asked for in {place[1]}.yaml or by an override)" if place else ""
     group, _, name = (missing or "").rpartition("/")
-    if not missing or composition is None:
+    if not missing:
         return str(error).splitlines()[0]
     if not group:
         names = [path.stem for root in (composition.directory, config_dir()) for path in sorted(root.glob("*.yaml"))]
@@ -157,12 +204,15 @@ def _missing_file(error: Any, composition: Composition | None) -> str:
     return f"the config group `{group}` has no {name!r}{where}; {hint}{everything}"
 
 
-def _unknown_key(key: str, text: str, composition: Composition | None) -> str:
-    if "Did you mean to override one of" in text or composition is None:  # Hydra knows: the package is wrong
+def _unknown_key(key: str, text: str, cause: BaseException | None, composition: Composition) -> str:
+    if "Did you mean to override one of" in text:  # Hydra knows: the package is wrong
         return " ".join(text.splitlines()[:2])
     config, choices = composition.reference()
     if not key.startswith("hydra."):
         config.pop("hydra", None)
+    inner = getattr(cause, "full_key", None)
+    if isinstance(inner, str) and key in dotted_keys(config):  # a mapping was given, and one of its keys is unknown
+        key = inner
     if key in NOT_GROUPS:
         return (
             f"{key} is not in the configuration; its files are for `{key} launch --config_file configs/{key}/NAME.yaml`"
@@ -173,7 +223,11 @@ def _unknown_key(key: str, text: str, composition: Composition | None) -> str:
     near = near or (nearest(key, groups, 2) if "/" in key or "." not in key else [])
     if "/" not in key and not any("@" in name for name in near):
         near += [name for name in nearest_keys(key, config) if name not in near]
-    hint = f"did you mean {' or '.join(near[:4])}?" if near else f"choose one of {', '.join(config)}"
+    everything = f"choose one of {', '.join(config)}" if config else "see --cfg job"
+    hint = f"did you mean {' or '.join(near[:4])}?" if near else everything
+    if ".datasets." in key:
+        setting = key.rpartition(".")[2]
+        return f"{key!r} is in a list; set it where the list points to: +data_dict.NAME.SPLIT.{setting}=VALUE"
     addable = _taken_by_parent(key, config)
     if addable:
         return f"{key!r} is not in the configuration, but {addable} takes it: write +{key}=VALUE"

@@ -10,8 +10,9 @@ import types
 import typing
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, Union, cast, get_args, get_origin
 
+from unisono.config.faults import UNRESOLVED
 from unisono.errors import UserError
 from unisono.suggest import did_you_mean
 
@@ -22,13 +23,18 @@ class Parameters:
 
     Attributes:
         named: parameter -> annotation (``inspect.Parameter.empty`` where there is none).
-        required: those without a default.
+        defaults: parameter -> default (``inspect.Parameter.empty`` where there is none).
         open_ended: further keywords are taken and cannot be checked.
     """
 
     named: dict[str, Any]
-    required: tuple[str, ...]
+    defaults: dict[str, Any]
     open_ended: bool
+
+    @property
+    def required(self) -> list[str]:
+        """Parameters without a default."""
+        return [name for name, default in self.defaults.items() if default is inspect.Parameter.empty]
 
 
 @dataclass(frozen=True)
@@ -57,8 +63,8 @@ def find_target(target: Any) -> Callable[..., Any]:
             if error.name is not None and not f"{name}.".startswith(f"{error.name}."):
                 raise UserError(f"{target}: importing {name} fails: {error}; install what is missing") from error
             raise UserError(_not_found(parts, index, found)) from error
-        except ImportError as error:
-            raise UserError(f"{target}: importing {name} fails: {error}") from error
+        except Exception as error:  # a module of the user's own may fail in any way
+            raise UserError(f"{target}: importing {name} fails: {type(error).__name__}: {error}") from error
     if not callable(found):
         raise UserError(f"{target} is a {type(found).__name__}, not a class or function")
     return found
@@ -80,30 +86,27 @@ def parameters(target: Callable[..., Any]) -> Parameters:
     A class with ``**options`` whose base is one of this project's hands them on to it, so those of the base are known
     as well; where the options of other classes go cannot be seen.
     """
+    bases = [cls for cls in getattr(target, "__mro__", ())[1:] if "__init__" in vars(cls)]
+    layers = [target, *(vars(cls)["__init__"] for cls in bases if cls.__module__.startswith("unisono."))]
     named: dict[str, Any] = {}
-    required: list[str] = []
-    open_ended = False
-    layers = [cls for cls in target.__mro__ if "__init__" in vars(cls)] if isinstance(target, type) else [target]
+    defaults: dict[str, Any] = {}
+    open_ended = True
     for layer in layers:
-        if layer is not target and not layer.__module__.startswith("unisono."):
-            break
-        function = vars(layer)["__init__"] if isinstance(layer, type) else layer
         try:
-            signature = inspect.signature(layer if layer is target else function)
+            signature = inspect.signature(layer)
         except (TypeError, ValueError):  # some built-ins have none
-            return Parameters(named, tuple(required), True)
-        hints = _type_hints(function)
+            return Parameters(named, defaults, True)
+        hints = _type_hints(cast(Any, layer).__init__ if isinstance(layer, type) else layer)
         open_ended = False
         for name, parameter in signature.parameters.items():
             if parameter.kind is parameter.VAR_KEYWORD:
                 open_ended = True
             elif parameter.kind is not parameter.VAR_POSITIONAL and name != "self" and name not in named:
                 named[name] = hints.get(name, parameter.annotation)
-                if parameter.default is parameter.empty:
-                    required.append(name)
+                defaults[name] = parameter.default
         if not open_ended:
             break
-    return Parameters(named, tuple(required), open_ended)
+    return Parameters(named, defaults, open_ended)
 
 
 def _type_hints(function: Callable[..., Any]) -> dict[str, Any]:
@@ -135,21 +138,31 @@ def misfits(node: Mapping[str, Any], target: Callable[..., Any], given_later: Co
                 found.append(Misfit(key, f"{name} takes no {key!r}; {hint}"))
             continue
         wanted = known.named[key]
-        if not fits(value, wanted):
+        if value != known.defaults[key] and not fits(value, wanted):
             wish = f"{_type_name(wanted)}{_near(value, wanted)}"
             found.append(Misfit(key, f"is {_shown(value)}, but {name} wants {wish}", of_value=True))
-    if not node.get("_partial_") and "_args_" not in node:
-        absent = [key for key in known.required if key not in node and key not in given_later]
-        if absent:
-            advice = "give them, or say _partial_: true if the code that uses it does"
-            found.append(Misfit("", f"{name} needs {', '.join(map(repr, absent))}; {advice}"))
+    if node.get("_convert_", "none") not in ("none", "partial", "object", "all"):
+        found.append(Misfit("_convert_", f"is {node['_convert_']!r}; choose one of none, partial, object, all"))
+    for key in ("_partial_", "_recursive_"):
+        if not isinstance(node.get(key, False), bool):
+            found.append(Misfit(key, f"is {node[key]!r}; it must be true or false"))
+    if inspect.isabstract(target):
+        found.append(Misfit("_target_", f"{name} is abstract; take a class that is made from it"))
+    # What is given later to a partial is given by position first: the optimizer to a scheduler, parameters to it.
+    is_partial = bool(node.get("_partial_"))
+    required = known.required[1:] if is_partial else known.required
+    absent = [key for key in required if key not in node and key not in given_later]
+    if absent and "_args_" not in node and (given_later or not is_partial):
+        advice = "give them" if is_partial else "give them, or say _partial_: true if the code that uses it does"
+        found.append(Misfit("", f"{name} needs {', '.join(map(repr, absent))}; {advice}"))
     return found
 
 
 def fits(value: Any, annotation: Any) -> bool:
     """Whether a configured value can be what an annotation asks for; what cannot be decided fits."""
     origin, arguments = get_origin(annotation), get_args(annotation)
-    if annotation in (Any, inspect.Parameter.empty) or isinstance(annotation, (str, typing.TypeVar)):
+    undecided = annotation in (Any, inspect.Parameter.empty) or isinstance(annotation, (str, typing.TypeVar))
+    if undecided or value is UNRESOLVED:
         return True
     if origin in (Union, types.UnionType):
         return any(fits(value, argument) for argument in arguments)
@@ -168,26 +181,41 @@ def fits(value: Any, annotation: Any) -> bool:
 
 
 def _plain_fits(value: Any, wanted: type, arguments: tuple[Any, ...]) -> bool:
-    """``fits`` for numbers, texts, lists and mappings."""
-    if wanted is bool or isinstance(value, bool):
-        return isinstance(value, bool) and wanted in (bool, object)
-    if wanted is float:
-        return isinstance(value, (int, float))
-    if wanted in (int, str):
-        return isinstance(value, wanted)
-    if issubclass(wanted, os.PathLike):
-        return isinstance(value, str)
+    """``fits`` for numbers, texts, lists and mappings; what a class makes of them is its own affair."""
+    scalars = (bool, int, float, str)
     if isinstance(value, Mapping):
         element = arguments[1] if len(arguments) == 2 else Any
-        return issubclass(dict, wanted) and all(fits(item, element) for item in value.values())
+        refused = wanted in (*scalars, list, tuple, set) or _is_ours(wanted)
+        return not refused and all(fits(item, element) for item in value.values())
     if isinstance(value, list):  # YAML has no tuples or sets: a list stands for every collection
-        if not (issubclass(list, wanted) or issubclass(wanted, (tuple, set, frozenset))):
+        if wanted in (*scalars, dict) or _is_ours(wanted):
             return False
         if wanted is tuple and arguments and arguments[-1] is not Ellipsis:
             return len(value) == len(arguments) and all(map(fits, value, arguments))
         element = arguments[0] if arguments else Any
         return all(fits(item, element) for item in value)
-    return isinstance(value, wanted) if value is None or isinstance(value, (int, float, str)) else True
+    if wanted in scalars:
+        return type(value) is wanted or (wanted is float and type(value) is int)
+    if value is None or _is_subclass(wanted, os.PathLike, undecided=False):
+        return wanted is object or isinstance(value, str)
+    collection = any(_is_subclass(kind, wanted, undecided=False) for kind in (list, dict))
+    collection = collection or wanted in (tuple, set, frozenset)
+    return wanted is object or not (collection or _is_ours(wanted))
+
+
+def _is_ours(wanted: type) -> bool:
+    """Whether only an object can be meant: a network, or a class of this project."""
+    if wanted.__module__ == "torch.nn.modules.container":  # a mapping or list of networks serves as well
+        return False
+    return any(cls.__module__.startswith("unisono.") or cls.__qualname__ == "Module" for cls in wanted.__mro__)
+
+
+def _is_subclass(cls: type, wanted: type, undecided: bool = True) -> bool:
+    """``issubclass``; protocols and typed mappings cannot be asked and give ``undecided``."""
+    try:
+        return issubclass(cls, wanted)
+    except TypeError:
+        return undecided
 
 
 def _builds(node: Mapping[str, Any], wanted: type) -> bool:
@@ -196,15 +224,14 @@ def _builds(node: Mapping[str, Any], wanted: type) -> bool:
         target = find_target(node["_target_"])
     except UserError:
         return True
+    if wanted.__module__.startswith("omegaconf."):
+        return True  # it takes the node as it is
     if node.get("_partial_"):
-        return issubclass(types.FunctionType, wanted) or wanted.__name__ == "Callable"
+        return not _is_ours(wanted)
     if not isinstance(target, type):
         result = _type_hints(target).get("return")
-        return not isinstance(result, type) or issubclass(result, wanted) or issubclass(wanted, result)
-    try:
-        return issubclass(target, wanted)
-    except TypeError:  # a protocol with attributes
-        return True
+        return not isinstance(result, type) or _is_subclass(result, wanted) or _is_subclass(wanted, result)
+    return _is_subclass(target, wanted)
 
 
 def _shown(value: Any) -> str:

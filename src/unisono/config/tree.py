@@ -54,13 +54,20 @@ def locate_config_path(given: str) -> str:
 
     Relative ones are looked for in the working directory, then beside the started script, which is Hydra's own rule.
     """
+    given = given.removeprefix("file://")
     if "://" in given:
         return given
+    if not given:
+        raise UserError("--config-path is empty; name a folder, or leave the option out")
     bases = [Path.cwd(), Path(sys.argv[0]).resolve().parent]
     tried = [Path(os.path.abspath(base / Path(given).expanduser())) for base in bases]
     for candidate in tried:
         if candidate.is_dir():
             return str(candidate)
+    for candidate in tried:
+        if candidate.is_file():
+            name = f"--config-path {candidate.parent} --config-name {candidate.stem}"
+            raise UserError(f"--config-path {given} is a file; folder and name are given apart: {name}")
     parent = tried[0].parent
     siblings = [str(path) for path in sorted(parent.iterdir()) if path.is_dir()] if parent.is_dir() else []
     looked = " and ".join(map(str, dict.fromkeys(tried)))
@@ -70,11 +77,11 @@ def locate_config_path(given: str) -> str:
 
 
 def with_absolute_config_path(arguments: Sequence[str]) -> list[str]:
-    """Command-line arguments with the value of ``--config-path`` made absolute."""
+    """Command-line arguments with the values of ``--config-path`` and ``--config-dir`` made absolute."""
     done = list(arguments)
     for index, argument in enumerate(done):
         name, equals, value = argument.partition("=")
-        if name not in ("--config-path", "-cp"):
+        if name not in ("--config-path", "-cp", "--config-dir", "-cd"):
             continue
         if equals:
             done[index] = f"{name}={locate_config_path(value)}"

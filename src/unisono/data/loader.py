@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from torch.utils.data import DataLoader, Sampler
 
-from unisono.data.datasets import ConcatDataset
+
+class TimedDataset(Protocol):
+    """What a loader needs to know of a data set: ``durations_s``, the length of each item."""
+
+    durations_s: np.ndarray
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Any: ...
 
 
 class TrainBatchSampler(Sampler[list[int]]):
@@ -90,26 +98,46 @@ class EvalBatchSampler(Sampler[list[int]]):
 
 
 def train_dataloader(
-    dataset: ConcatDataset,
+    dataset: TimedDataset,
     batch_size: int,
     collate_fn: Callable[[Sequence[Any]], Any],
-    num_workers: int = 0,
     seed: int = 0,
     bucket_batches: int = 8,
-    **options: Any,
+    num_workers: int = 0,
+    pin_memory: bool = False,
+    persistent_workers: bool = False,
+    prefetch_factor: int | None = None,
 ) -> DataLoader:
-    """Endless loader over ``TrainBatchSampler``; ``options`` go to ``torch.utils.data.DataLoader``."""
+    """Endless loader over ``TrainBatchSampler``; the last four are those of ``torch.utils.data.DataLoader``."""
     sampler = TrainBatchSampler(dataset.durations_s, batch_size, seed, bucket_batches)
-    return DataLoader(dataset, batch_sampler=sampler, collate_fn=collate_fn, num_workers=num_workers, **options)
+    return DataLoader(
+        dataset,  # type: ignore[arg-type]  # anything with items will do
+        batch_sampler=sampler,
+        collate_fn=collate_fn,
+        num_workers=num_workers,
+        pin_memory=pin_memory,
+        persistent_workers=persistent_workers,
+        prefetch_factor=prefetch_factor,
+    )
 
 
 def eval_dataloader(
-    dataset: ConcatDataset,
+    dataset: TimedDataset,
     batch_size: int,
     collate_fn: Callable[[Sequence[Any]], Any],
     num_workers: int = 0,
-    **options: Any,
+    pin_memory: bool = False,
+    persistent_workers: bool = False,
+    prefetch_factor: int | None = None,
 ) -> DataLoader:
     """Each item once, in a fixed order."""
     sampler = EvalBatchSampler(dataset.durations_s, batch_size)
-    return DataLoader(dataset, batch_sampler=sampler, collate_fn=collate_fn, num_workers=num_workers, **options)
+    return DataLoader(
+        dataset,  # type: ignore[arg-type]  # anything with items will do
+        batch_sampler=sampler,
+        collate_fn=collate_fn,
+        num_workers=num_workers,
+        pin_memory=pin_memory,
+        persistent_workers=persistent_workers,
+        prefetch_factor=prefetch_factor,
+    )

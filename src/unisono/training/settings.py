@@ -23,6 +23,9 @@ def refused_settings(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
         value = settings.get(name)
         if value is not None and value < 1:
             found.append((name, f"is {value}; it must be at least 1"))
+    seed = settings.get("seed")
+    if seed is not None and seed < 0:
+        found.append(("seed", f"is {seed}; it must not be negative"))
     norm, decay = settings.get("max_grad_norm"), settings.get("ema_decay")
     if norm is not None and not norm > 0:
         found.append(("max_grad_norm", f"is {norm}; it must be positive, or null for no clipping"))

@@ -14,6 +14,8 @@ logger = logging.getLogger(__name__)
 
 def ensure_mini_corpus(cfg: DictConfig) -> None:
     """Build ``${data_root}/mini`` if a chosen data set lies there and the corpus does not exist."""
+    if cfg.get("data_root") is None:
+        return
     root = Path(cfg.data_root, "mini").absolute()
     if (root / "corpus.json").is_file():
         return
