@@ -116,7 +116,11 @@ def test_the_wheel_holds_everything_that_is_read_at_run_time(tmp_path: Path) -> 
     strangers = [name for name in names if not name.startswith(("unisono/", f"unisono-{__version__}.dist-info/"))]
     assert not strangers and max(len(zipfile.ZipFile(wheel).read(name)) for name in names) < 1_000_000
 
-    # Installed alone, it finds its configs and tables without the checkout.
+    _works_without_the_checkout(wheel, tmp_path)
+
+
+def _works_without_the_checkout(wheel: Path, tmp_path: Path) -> None:
+    """Configs and tables are found in the wheel alone, and a script of two lines trains with it."""
     site = tmp_path / "site"
     zipfile.ZipFile(wheel).extractall(site)
     probe = "from unisono.config import compose, config_dir; print(config_dir()); compose('default')"
