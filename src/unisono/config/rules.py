@@ -141,6 +141,9 @@ def check_data(
         seen: set[str] = set()
         for where, node in usable:
             yield from _against_model(where, node, built.get("model"))
+            limit = node.get("max_samples")
+            if isinstance(limit, int) and limit < 1:
+                yield Fault(f"{where}.max_samples", f"is {limit}; it must be at least 1, or null for all")
             if node.get(IF_PRESENT) and isinstance(loader, Mapping):
                 yield Fault(where, f"has {IF_PRESENT}, which lists for training must not; take a node without it")
             if with_files:

@@ -103,6 +103,11 @@ class DiffusionTransformer(nn.Module, ABC):
         long_skips: bool = True,
     ) -> None:
         super().__init__()
+        if min(latent_dim, dim, num_layers, num_heads, frames_dim) < 1:
+            raise ValueError(
+                f"latent_dim ({latent_dim}), dim ({dim}), num_layers ({num_layers}), num_heads ({num_heads}) and "
+                f"frames_dim ({frames_dim}) must be at least 1"
+            )
         self.latent_dim, self.dim, self.num_layers, self.frames_dim = latent_dim, dim, num_layers, frames_dim
         self.head_dim = dim // num_heads
         self.input = nn.Linear(latent_dim, dim)
