@@ -252,7 +252,7 @@ def test_guidance_does_the_same_to_every_kind_of_prediction() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"prediction_type": "v_predicton"}, "'v_predicton'.*sample; did you mean 'v_prediction'"),
+        ({"prediction_type": "v_predicton"}, "'v_predicton'.*sample; did you mean v_prediction"),
         ({"beta_schedule": "cosine"}, "'cosine'.*squaredcos_cap_v2, linear, scaled_linear"),
         ({"num_train_timesteps": 1}, "num_train_timesteps is 1"),
         ({"beta_schedule": "linear", "beta_start": 0.0}, "beta_start 0.0"),

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from unisono.errors import UserError
-from unisono.suggest import did_you_mean
+from unisono.suggest import nearest
 
 # The network with its conditions, guidance included: ``(x (B, T, C), sigma (B,)) -> prediction (B, T, C)``.
 Predict = Callable[[Tensor, Tensor], Tensor]
@@ -81,4 +81,6 @@ def stratified_uniform(batch_size: int, device: torch.device) -> Tensor:
 def check_choice(what: str, value: str, choices: Sequence[str]) -> None:
     """Raise a UserError that names the choices, and the nearest, if ``value`` is none of them."""
     if value not in choices:
-        raise UserError(f"{what} is {value!r}; {did_you_mean(str(value), choices)}")
+        near = nearest(str(value), choices, 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise UserError(f"{what} is {value!r}; choose one of {', '.join(choices)}{hint}")
