@@ -123,43 +123,21 @@ def _works_without_the_checkout(wheel: Path, tmp_path: Path) -> None:
     """Configs and tables are found in the wheel alone, and a script of two lines trains with it."""
     site = tmp_path / "site"
     zipfile.ZipFile(wheel).extractall(site)
-    probe = "from unisono.config import compose, config_dir; print(config_dir()); compose('default')"
-    run = subprocess.run(
-        [sys.executable, "-c", probe],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(site)},
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr
-    assert run.stdout.strip() == str(site / "unisono" / "configs")
 
-    # A script of two lines trains with it, from any folder, with configs from outside.
+    def run(*arguments: str) -> str:
+        environment = {**os.environ, "PYTHONPATH": str(site)}
+        command = [sys.executable, *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    probe = "from unisono.config import compose, config_dir; print(config_dir()); compose('default')"
+    assert run("-c", probe).strip() == str(site / "unisono" / "configs")
     (tmp_path / "own").mkdir()
     (tmp_path / "own/conf.yaml").write_text("defaults: [default, {override /model: base}, _self_]\nepochs: 77\n")
     (tmp_path / "my_train.py").write_text("from unisono.training.run import main\n\nmain()\n")
-    command = [
-        sys.executable,
-        "my_train.py",
-        "--config-path",
-        "own",
-        "--config-name",
-        "conf",
-        "--cfg",
-        "job",
-        "--resolve",
-    ]
-    run = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(site)},
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr
-    assert "epochs: 77" in run.stdout and "dim: 1024" in run.stdout
+    shown = run("my_train.py", "--config-path", "own", "--config-name", "conf", "--cfg", "job", "--resolve")
+    assert "epochs: 77" in shown and "dim: 1024" in shown
 
 
 def test_check_tells_faults_or_the_size_of_a_step(tmp_path: Path) -> None:

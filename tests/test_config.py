@@ -184,7 +184,7 @@ LEGITIMATE = [
 def test_no_false_alarm(overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "own.py").write_text(OWN_MODULE)
     monkeypatch.syspath_prepend(str(tmp_path))
-    composed(*overrides)
+    assert composed(*overrides).trainer.epochs == 20  # a fault would have been raised
 
 
 def test_one_step_must_not_need_more_items_than_there_are(toy_corpus: Path) -> None:

@@ -34,8 +34,9 @@ def check_config(cfg: DictConfig, entry: EntryPoint, *, num_processes: int = 1, 
     faults += _missing_nodes(plain, entry)
     misplaced = list(_targets(raw, plain, entry))
     faults += [fault for _, fault in misplaced if fault is not None]
-    faults += _unread(raw, entry)
-    faults += _data_dict(raw, plain)
+    is_read = _reader(raw)
+    faults += _unread(raw, entry, is_read)
+    faults += _data_dict(plain, is_read)
     broken = {place.partition(".")[0] for place in (*(f.place for f in faults), *(node for node, _ in misplaced))}
     built, build_faults = rules.build(plain, [name for name in entry.built if name not in broken])
     faults += build_faults
@@ -156,13 +157,12 @@ def _reader(raw: Mapping[str, Any]) -> Callable[[str], bool]:
     )
 
 
-def _unread(raw: Mapping[str, Any], entry: EntryPoint) -> Iterator[Fault]:
+def _unread(raw: Mapping[str, Any], entry: EntryPoint, is_read: Callable[[str], bool]) -> Iterator[Fault]:
     """Settings outside nodes with a ``_target_`` that the project does not know and nothing refers to."""
     import hydra
 
     with hydra_in(config_dir()):
         reference = _plain(hydra.compose(entry.config_name))
-    is_read = _reader(raw)
 
     def unread(node: Any, known: Any, place: str) -> Iterator[Fault]:
         if not isinstance(node, Mapping) or not isinstance(known, Mapping) or "_target_" in node or "_target_" in known:
@@ -181,12 +181,11 @@ def _unread(raw: Mapping[str, Any], entry: EntryPoint) -> Iterator[Fault]:
     yield from unread(raw, reference, "")
 
 
-def _data_dict(raw: Mapping[str, Any], plain: Mapping[str, Any]) -> Iterator[Fault]:
+def _data_dict(plain: Mapping[str, Any], is_read: Callable[[str], bool]) -> Iterator[Fault]:
     """Splits of named data sets that do not say what they are: a name misspelled behind a ``+``, as a rule."""
     sets = plain.get("data_dict")
     if not isinstance(sets, Mapping):
         return
-    is_read = _reader(raw)
     whole = [name for name, splits in sets.items() if isinstance(splits, Mapping) and _has_target(splits)]
     for name, splits in sets.items():
         if isinstance(splits, Mapping) and "_target_" in splits:

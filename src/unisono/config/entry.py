@@ -145,12 +145,12 @@ def _report(error: Exception, composition: Composition | None = None) -> None:
     import omegaconf
 
     from unisono.config.faults import ConfigError
-    from unisono.config.messages import explain, print_own_traceback
+    from unisono.config.messages import explain, own_traceback
 
     message = explain(error, composition)
     if message is None:
         hidden = [str(Path(module.__file__ or "").parent) for module in (hydra, omegaconf)]
-        print_own_traceback(error, lambda text: print(text, file=sys.stderr), [*hidden, __file__])
+        print(own_traceback(error, [*hidden, __file__]), file=sys.stderr)
     elif is_main_process() or not isinstance(error, ConfigError):
         print(f"error: {message}", file=sys.stderr)
 

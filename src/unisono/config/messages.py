@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import re
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from unisono.config.faults import Fault, resolve_all
@@ -30,21 +30,25 @@ class Composition:
     config_name: str
     overrides: tuple[str, ...] = ()
 
+    def _compose(self, overrides: Sequence[str]) -> DictConfig | None:
+        """The composed config; None where it cannot be composed, which is reported by whoever asks for suggestions."""
+        import hydra
+        from hydra.errors import HydraException
+
+        try:
+            with hydra_in(self.directory):
+                return hydra.compose(self.config_name, overrides=list(overrides), return_hydra_config=True)
+        except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, OSError, RecursionError):
+            return None
+
     def reference(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """The config without value overrides, not resolved, and Hydra's group choices; both empty if it fails."""
-        import hydra
-
-        for overrides in (self._group_overrides(), []):
-            try:
-                with hydra_in(self.directory):
-                    cfg = hydra.compose(self.config_name, overrides=overrides, return_hydra_config=True)
-                choices = OmegaConf.to_container(cfg.hydra.runtime.choices)
-                plain = OmegaConf.to_container(cfg)
-            except Exception:
-                continue
-            assert isinstance(plain, dict) and isinstance(choices, dict)
-            return {str(k): v for k, v in plain.items()}, {str(k): v for k, v in choices.items()}
-        return {}, {}
+        cfg = self._compose(self._group_overrides()) or self._compose([])
+        if cfg is None:
+            return {}, {}
+        plain, choices = OmegaConf.to_container(cfg), OmegaConf.to_container(cfg.hydra.runtime.choices)
+        assert isinstance(plain, dict) and isinstance(choices, dict)
+        return {str(k): v for k, v in plain.items()}, {str(k): v for k, v in choices.items()}
 
     def _group_overrides(self) -> list[str]:
         """Overrides that name a file of a group; they decide which keys there are."""
@@ -53,14 +57,13 @@ class Composition:
         return [override for override, key in keys if key.partition("@")[0] in groups]
 
     def interpolation_faults(self) -> list[Fault]:
-        """All interpolations that do not resolve."""
-        import hydra
-
-        try:
-            with hydra_in(self.directory):
-                return resolve_all(hydra.compose(self.config_name, overrides=list(self.overrides)))[1]
-        except Exception:
+        """All interpolations that do not resolve, but for those of Hydra's own node."""
+        cfg = self._compose(self.overrides)
+        if cfg is None:
             return []
+        with open_dict(cfg):
+            del cfg["hydra"]
+        return resolve_all(cfg)[1]
 
     def not_utf8(self) -> Path | None:
         """The first config file that is not UTF-8."""
@@ -107,7 +110,7 @@ def explain(error: BaseException, composition: Composition | None = None) -> str
     if composition is None:
         return None
     if isinstance(error, (HydraException, yaml.YAMLError)):
-        return _composition(error, composition)
+        return _hydra_message(error, composition)
     return _while_composing(error, composition)
 
 
@@ -150,7 +153,7 @@ def _instantiation(error: Exception) -> str | None:
     return f"{re.sub(r'datasets([0-9]+)', r'datasets[' + chr(92) + r'1]', place.removeprefix('full_key: '))}: {cause}"
 
 
-def _composition(error: BaseException, composition: Composition) -> str:
+def _hydra_message(error: BaseException, composition: Composition) -> str:
     from hydra.errors import MissingConfigException, OverrideParseException
 
     marked = _first(error, lambda e: isinstance(e, yaml.MarkedYAMLError))
@@ -249,8 +252,8 @@ def _taken_by_parent(key: str, config: Any) -> str | None:
     return str(target) if known is not None and last in known.named else None
 
 
-def print_own_traceback(error: BaseException, print_line: Callable[[str], None], hidden: Iterable[str]) -> None:
-    """Print an error's traceback without the frames of files below the folders ``hidden``."""
+def own_traceback(error: BaseException, hidden: Iterable[str]) -> str:
+    """An error's traceback without the frames of files below the folders ``hidden``."""
     folders = tuple(hidden)
     shown: traceback.TracebackException | None = traceback.TracebackException.from_exception(error)
     top = shown
@@ -258,4 +261,4 @@ def print_own_traceback(error: BaseException, print_line: Callable[[str], None],
         shown.stack = traceback.StackSummary.from_list(f for f in shown.stack if not f.filename.startswith(folders))
         shown = shown.__cause__ or shown.__context__
     assert top is not None
-    print_line("".join(top.format()).rstrip())
+    return "".join(top.format()).rstrip()

@@ -14,7 +14,7 @@ from typing import Any, Literal, Union, cast, get_args, get_origin
 
 from unisono.config.faults import UNRESOLVED
 from unisono.errors import UserError
-from unisono.suggest import did_you_mean
+from unisono.suggest import did_you_mean, nearest
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def _not_found(parts: list[str], index: int, holder: Any) -> str:
         return f"{target}: there is no package {part!r}; install it, or correct the name"
     names = [name for name in dir(holder) if not name.startswith("_")]
     names += [module.name for module in pkgutil.iter_modules(getattr(holder, "__path__", ()))]
-    hint = did_you_mean(part, names) if did_you_mean(part, names).startswith("did") else "correct the name"
+    hint = did_you_mean(part, names) if nearest(part, names) else "correct the name"
     return f"{target}: {'.'.join(parts[:index])} has no {part!r}; {hint}"
 
 

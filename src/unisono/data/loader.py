@@ -97,6 +97,26 @@ class EvalBatchSampler(Sampler[list[int]]):
         return iter(self.batches[self.rank :: self.num_ranks])
 
 
+def _loader(
+    dataset: TimedDataset,
+    sampler: Sampler[list[int]],
+    collate_fn: Callable[[Sequence[Any]], Any],
+    num_workers: int,
+    pin_memory: bool,
+    persistent_workers: bool,
+    prefetch_factor: int | None,
+) -> DataLoader:
+    return DataLoader(
+        dataset,  # type: ignore[arg-type]  # anything with items will do
+        batch_sampler=sampler,
+        collate_fn=collate_fn,
+        num_workers=num_workers,
+        pin_memory=pin_memory,
+        persistent_workers=persistent_workers,
+        prefetch_factor=prefetch_factor,
+    )
+
+
 def train_dataloader(
     dataset: TimedDataset,
     batch_size: int,
@@ -110,15 +130,7 @@ def train_dataloader(
 ) -> DataLoader:
     """Endless loader over ``TrainBatchSampler``; the last four are those of ``torch.utils.data.DataLoader``."""
     sampler = TrainBatchSampler(dataset.durations_s, batch_size, seed, bucket_batches)
-    return DataLoader(
-        dataset,  # type: ignore[arg-type]  # anything with items will do
-        batch_sampler=sampler,
-        collate_fn=collate_fn,
-        num_workers=num_workers,
-        pin_memory=pin_memory,
-        persistent_workers=persistent_workers,
-        prefetch_factor=prefetch_factor,
-    )
+    return _loader(dataset, sampler, collate_fn, num_workers, pin_memory, persistent_workers, prefetch_factor)
 
 
 def eval_dataloader(
@@ -132,12 +144,4 @@ def eval_dataloader(
 ) -> DataLoader:
     """Each item once, in a fixed order."""
     sampler = EvalBatchSampler(dataset.durations_s, batch_size)
-    return DataLoader(
-        dataset,  # type: ignore[arg-type]  # anything with items will do
-        batch_sampler=sampler,
-        collate_fn=collate_fn,
-        num_workers=num_workers,
-        pin_memory=pin_memory,
-        persistent_workers=persistent_workers,
-        prefetch_factor=prefetch_factor,
-    )
+    return _loader(dataset, sampler, collate_fn, num_workers, pin_memory, persistent_workers, prefetch_factor)
