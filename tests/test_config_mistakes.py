@@ -82,7 +82,7 @@ MISTAKES: list[tuple[Sequence[str], Sequence[str]]] = [
     (["+optimizer._partail_=true"], ["_partial_"]),
     (["~optimizer"], ["optimizer: is missing", "default.yaml", "_target_: torch.optim.AdamW"]),
     (["~loss_fn._target_"], ["loss_fn: lacks _target_"]),
-    (["++val_dataloader=null"], ["val_dataloader: is missing"]),
+    (["++train_dataloader=null"], ["train_dataloader: is missing"]),
     (["optimizer.lr=${nope.x}"], ["optimizer.lr: ${nope.x} points to nothing"]),
     (["optimizer.lr=${optimzer.weight_decay}"], ["did you mean optimizer.weight_decay"]),
     (["seed=${seed}"], ["seed: ${seed} leads back to itself"]),
@@ -168,7 +168,7 @@ def test_a_file_that_is_no_config_is_told_from_an_accident(content: bytes, words
 
 def test_all_faults_are_reported_at_once_and_each_once() -> None:
     message = refusal(
-        "seed=abc", "+optimizer.lrr=2", "~loss_fn", "model.backbone.num_heads=5", "trainer.save_last_k=x",
+        "seed=abc", "+optimizer.lrr=2", "~loss_fn._target_", "model.backbone.num_heads=5", "trainer.save_last_k=x",
         "+nothing=1", "optimizer.lr=${x.y}", "train_dataloader._target_=no.such", "++val_dataloader.batch_size=0.5",
     )  # fmt: skip
     places = {line.split(":")[0].strip() for line in message.splitlines()[1:]}

@@ -31,6 +31,8 @@ EXPECTED = {  # file -> processes of all machines, machines, precision, whether 
     "8gpus.yaml": (8, 1, "bf16", True),
     "2cpus.yaml": (2, 1, "no", True),
     "2machines_8gpus.yaml": (16, 2, "bf16", True),
+    "fsdp_8gpus.yaml": (8, 1, "bf16", False),
+    "deepspeed_8gpus.yaml": (8, 1, "bf16", False),
 }
 
 
@@ -149,8 +151,8 @@ def test_auto_is_what_accelerate_was_told(
 @pytest.mark.parametrize(
     ("setting", "launched_with", "message"),
     [
-        ("fp16", None, "trainer.mixed_precision is 'fp16'; use auto, bf16 or no"),
-        ("auto", "fp16", "mixed_precision of accelerate launch is 'fp16'; use bf16 or no"),
+        ("fp16", None, "trainer.mixed_precision is 'fp16', which needs a GPU; use bf16 or no"),
+        ("auto", "fp16", "mixed_precision of accelerate launch is 'fp16', which needs a GPU; use bf16 or no"),
         (False, None, 'write "no" in quotes'),
     ],
 )
@@ -168,7 +170,7 @@ def test_trainings_of_one_process_have_their_own_precision(toy_corpus: Path, tmp
     seen: list[bool] = []
     for setting in ("bf16", "no"):
         trainer = make_trainer(toy_corpus, tmp_path / setting, epoch_length=1, mixed_precision=setting)
-        trainer.val_dataloader = None
+        trainer.val_batches = None
         loss_fn, device = trainer.loss_fn, trainer.accelerator.device.type
 
         def watched(output: Any, loss_fn: Any = loss_fn, device: str = device) -> Any:
@@ -195,11 +197,28 @@ def test_where_the_processor_trains(
     assert uses_cpu() == expected
 
 
-@pytest.mark.parametrize("name", ["FSDP", "DEEPSPEED"])
-def test_a_sharded_launch_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["DEEPSPEED", "MEGATRON_LM"])
+def test_launches_that_step_by_themselves_are_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(f"ACCELERATE_USE_{name}", "true")
-    with pytest.raises(UserError, match=f"{name}.*MULTI_GPU"):
+    with pytest.raises(UserError, match=f"{name}.*fsdp_8gpus"):
         process_state()
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"FSDP_VERSION": "2"}, "shards over GPUs only"),
+        ({"FSDP_VERSION": "1"}, "fsdp_version: 2"),
+        ({"FSDP_VERSION": "2", "ACCELERATE_DYNAMO_BACKEND": "INDUCTOR"}, "trainer.torch_compile=true"),
+    ],
+)
+def test_sharding_that_would_not_happen_is_refused(
+    variables: dict[str, str], message: str, toy_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"ACCELERATE_USE_FSDP": "true", **variables}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=message):
+        make_trainer(toy_corpus, tmp_path)
 
 
 def test_several_processes_that_accelerate_does_not_start_are_missed(

@@ -19,9 +19,10 @@ from unisono.data.datasets import ConcatDataset
 from unisono.data.loader import eval_dataloader, train_dataloader
 from unisono.errors import UserError
 from unisono.training.audio_generation_trainer import AudioGenerationTrainer
-from unisono.training.checkpoint import CheckpointFolder, load_strictly, read_weights
+from unisono.training.checkpoint import CheckpointFolder, read_weights
 from unisono.training.losses import AudioGenerationLoss
 from unisono.training.schedules import constant_with_warmup, cosine_with_warmup
+from unisono.training.weights import load_strictly
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -70,7 +71,7 @@ def test_a_resumed_run_prints_the_same_losses(
     make_trainer(toy_corpus, tmp_path / "whole", gradient_accumulation_steps=accumulation).fit()
     broken = make_trainer(toy_corpus, tmp_path / "broken", gradient_accumulation_steps=accumulation)
 
-    def die(batch: Any) -> None:
+    def die(*_: Any) -> None:
         if broken.step == killed_at:
             raise Killed
 
@@ -114,7 +115,7 @@ def test_old_checkpoints_go_only_after_the_new_one_is_there(tmp_path: Path) -> N
     assert folder.best() == tmp_path / "step_00000002"
     assert (tmp_path / "last").resolve().name == "step_00000005"
     (tmp_path / ".tmp_step_00000006").mkdir()  # a save that was killed
-    assert folder.latest() == tmp_path / "step_00000005"
+    assert folder.latest_whole() == tmp_path / "step_00000005"
 
 
 def test_weights_that_do_not_fit_are_listed() -> None:

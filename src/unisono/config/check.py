@@ -84,7 +84,7 @@ def _missing_nodes(plain: Mapping[str, Any], entry: EntryPoint) -> Iterator[Faul
     advice = f"write it, or take it over by `defaults: [{entry.config_name}, _self_]`"
     for name, example in entry.required.items():
         node = plain.get(name)
-        if node is UNRESOLVED:
+        if node is UNRESOLVED or (node is None and name in entry.nullable):
             continue
         if isinstance(node, Mapping) and "_target_" in node:
             if name in entry.partial and node.get("_partial_") is not True:

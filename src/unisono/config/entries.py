@@ -15,7 +15,8 @@ class EntryPoint:
         purpose: in words.
         job_folder: the setting that names where results go; each job of a sweep gets its own.
         required: top-level nodes that must be there with a ``_target_``, and an example of each.
-        partial: those of them that the code calls itself.
+        nullable: those of them that may be null, or absent.
+        partial: those that the code calls itself.
         settings: top-level settings that the code itself reads.
         given_later: node -> arguments that the code passes when it builds the object.
         builds_mini_corpus: where it is absent and chosen, it is built.
@@ -26,6 +27,7 @@ class EntryPoint:
     purpose: str
     job_folder: str
     required: Mapping[str, str] = field(default_factory=dict)
+    nullable: tuple[str, ...] = ()
     partial: tuple[str, ...] = ()
     settings: tuple[str, ...] = ()
     given_later: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -46,11 +48,12 @@ TRAINING = EntryPoint(
         "loss_fn": "_target_: unisono.training.losses.AudioGenerationLoss",
         "trainer": "_target_: unisono.training.audio_generation_trainer.AudioGenerationTrainer",
     },
+    nullable=("val_dataloader", "lr_scheduler", "loss_fn"),
     partial=("optimizer", "lr_scheduler"),
     settings=("exp_dir", "seed", "resume"),
     given_later={
         "optimizer": ("params",),
-        "lr_scheduler": ("optimizer", "num_warmup_steps", "num_training_steps"),
+        "lr_scheduler": ("optimizer", "num_warmup_steps", "num_training_steps", "T_max", "total_steps"),
         "trainer": (
             "model",
             "optimizer",

@@ -6,6 +6,7 @@ import functools
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from unisono.config.entries import EntryPoint
 from unisono.config.resolvers import register_omegaconf_resolvers
-from unisono.config.tree import config_dir, register_search_path, with_absolute_config_path
+from unisono.config.tree import config_dir, register_search_path, with_absolute_config_path, with_own_config
 from unisono.errors import UserError
 
 if TYPE_CHECKING:
@@ -29,23 +30,26 @@ class _JobFailed(Exception):
     """A job of a sweep failed and said so; the others still run."""
 
 
-def hydra_entry(entry: EntryPoint) -> Callable[[Callable[[DictConfig], object]], Callable[[], None]]:
+def hydra_entry(entry: EntryPoint) -> Callable[[Callable[[DictConfig], object]], Callable[..., None]]:
     """Decorator of the entry points.
+
+    What it makes takes ``config_path`` and ``config_name``: a script's own config, where the command line names none.
 
     The body gets a config that passed the pre-flight check, without interpolations. What a user can mend ends with one
     message and exit status 1; ``HYDRA_FULL_ERROR=1`` shows the whole traceback instead.
     """
 
-    def decorate(body: Callable[[DictConfig], object]) -> Callable[[], None]:
+    def decorate(body: Callable[[DictConfig], object]) -> Callable[..., None]:
         @functools.wraps(body)
-        def run() -> None:
+        def run(config_path: str | os.PathLike[str] | None = None, config_name: str | None = None) -> None:
             import hydra
 
             register_omegaconf_resolvers()
             register_search_path()
             full = os.environ.get(_FULL_ERROR) == "1"
             try:
-                sys.argv[1:] = with_absolute_config_path(sys.argv[1:])
+                own_path = None if config_path is None else os.fspath(config_path)
+                sys.argv[1:] = with_absolute_config_path(with_own_config(sys.argv[1:], own_path, config_name))
 
                 def job(cfg: DictConfig) -> None:
                     _run_job(body, cfg, entry, full)
@@ -53,6 +57,7 @@ def hydra_entry(entry: EntryPoint) -> Callable[[Callable[[DictConfig], object]],
                 main = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=entry.config_name)
                 with _errors_are_raised():
                     main(job)()
+                _leave_processes()
             except _JobFailed:
                 sys.exit(1)
             except Exception as error:
@@ -88,6 +93,9 @@ def _run_job(body: Callable[[DictConfig], object], cfg: DictConfig, entry: Entry
     from unisono.config.faults import ConfigError
 
     in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+    if not is_main_process():
+        logging.disable(logging.WARNING)  # the main process says it once for all
+        warnings.simplefilter("ignore")
     try:
         if in_sweep:
             with open_dict(cfg):
@@ -122,6 +130,14 @@ def _checked(cfg: DictConfig, entry: EntryPoint) -> DictConfig:
     return resolved(cfg)
 
 
+def _leave_processes() -> None:
+    """End the group of processes that training joined; torch warns about one that is left to the interpreter's end."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.barrier()  # who leaves first would end the others' connections
+        distributed.destroy_process_group()
+
+
 def is_main_process() -> bool:
     """Whether this is the first of the processes that a launcher started, before they are joined."""
     return os.environ.get("RANK", "0") == "0"
@@ -150,9 +166,17 @@ def _report(error: Exception, composition: Composition | None = None) -> None:
     message = explain(error, composition)
     if message is None:
         hidden = [str(Path(module.__file__ or "").parent) for module in (hydra, omegaconf)]
-        print(own_traceback(error, [*hidden, __file__]), file=sys.stderr)
+        message = own_traceback(error, [*hidden, __file__])
+        print(message, file=sys.stderr)
     elif is_main_process() or not isinstance(error, ConfigError):
         print(f"error: {message}", file=sys.stderr)
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.FileHandler):  # train.log: who comes later finds out why it ended
+            handler.handle(
+                logging.makeLogRecord(
+                    {"name": __name__, "levelno": logging.ERROR, "levelname": "ERROR", "msg": message}
+                )
+            )
 
 
 def _composition_of(arguments: list[str], entry: EntryPoint) -> Composition:

@@ -90,6 +90,15 @@ def with_absolute_config_path(arguments: Sequence[str]) -> list[str]:
     return done
 
 
+def with_own_config(arguments: Sequence[str], config_path: str | None, config_name: str | None) -> list[str]:
+    """Command-line arguments with a script's own config, unless they name one."""
+    done = list(arguments)
+    for flag, short, value in (("--config-name", "-cn", config_name), ("--config-path", "-cp", config_path)):
+        if value is not None and not any(argument.partition("=")[0] in (flag, short) for argument in done):
+            done = [flag, str(value), *done]
+    return done
+
+
 @contextmanager
 def hydra_in(directory: str | Path) -> Iterator[None]:
     """Hydra's compose API with ``directory`` as the primary config folder and the project's tree behind it."""

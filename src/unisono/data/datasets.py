@@ -291,4 +291,12 @@ class ConcatDataset(Dataset[Sample]):
     def __getitem__(self, index: int) -> Sample:
         epoch, item = divmod(index, len(self))
         dataset, position = self.locate(item)
-        return dataset.sample(position, epoch)
+        try:
+            return dataset.sample(position, epoch)
+        except UserError:
+            raise
+        except Exception as error:  # of a data set's own code: say of which item
+            record = dataset.items[position]
+            raise RuntimeError(
+                f"{record.where}: {record.record['audio_id']!r} could not be read: {type(error).__name__}: {error}"
+            ) from error

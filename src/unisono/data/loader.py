@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import count
 from typing import Any, Protocol
 
 import numpy as np
@@ -62,6 +63,8 @@ class TrainBatchSampler(Sampler[list[int]]):
         """Items of all batches of an epoch, ``(batches, batch_size)``."""
         rng = np.random.default_rng([self.seed, epoch])
         order = rng.permutation(len(self.durations_s))[: len(self) * self.batch_size]
+        if self.bucket_batches == 1:  # shuffled already; two batches in a row are one of twice the size
+            return order.reshape(-1, self.batch_size)
         window = self.batch_size * self.bucket_batches
         for begin in range(0, len(order), window):
             part = order[begin : begin + window]
@@ -69,32 +72,25 @@ class TrainBatchSampler(Sampler[list[int]]):
         return rng.permutation(order.reshape(-1, self.batch_size))
 
     def __iter__(self) -> Iterator[list[int]]:
-        """From micro-batch ``start`` (counted per rank) on, without end."""
-        k = self.start * self.num_ranks + self.rank
-        while True:
+        """From micro-batch ``start`` (counted over all ranks) on, without end."""
+        for k in count(self.start + self.rank, self.num_ranks):
             yield self.batch(k)
-            k += self.num_ranks
 
 
 class EvalBatchSampler(Sampler[list[int]]):
-    """Every item once, longest batches first; rank *r* of *R* takes every R-th batch, none twice."""
+    """Every item once, longest batches first."""
 
     def __init__(self, durations_s: np.ndarray, batch_size: int) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size ({batch_size}) must be at least 1")
         order = np.argsort(-np.asarray(durations_s), kind="stable")
         self.batches = [order[i : i + batch_size].tolist() for i in range(0, len(order), batch_size)]
-        self.rank, self.num_ranks = 0, 1
-
-    def shard(self, rank: int, num_ranks: int) -> None:
-        """Which part of the batches this process takes."""
-        self.rank, self.num_ranks = rank, num_ranks
 
     def __len__(self) -> int:
-        return len(self.batches[self.rank :: self.num_ranks])
+        return len(self.batches)
 
     def __iter__(self) -> Iterator[list[int]]:
-        return iter(self.batches[self.rank :: self.num_ranks])
+        return iter(self.batches)
 
 
 def _loader(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,12 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import save_file
+from torch import Tensor
 
 from unisono.errors import UserError
 from unisono.models.unified import UnifiedAudioModel
-from unisono.training.checkpoint import load_strictly, read_weights, sync_folder, trainable_state
+from unisono.training.checkpoint import read_weights, replaced_folder
+from unisono.training.weights import load_strictly, trainable_state
 
 FORMAT_VERSION = 1
 # What a config that comes with a model may build: classes that live in these packages, and nothing else.
@@ -22,15 +23,20 @@ _ALLOWED_PACKAGES = ("unisono.models.", "unisono.objectives.")
 
 
 def save_model_folder(
-    folder: Path, model: UnifiedAudioModel, cfg: DictConfig | Mapping[str, Any], metrics: Mapping[str, float]
+    folder: Path,
+    model: UnifiedAudioModel,
+    cfg: DictConfig | Mapping[str, Any],
+    metrics: Mapping[str, float],
+    weights: Mapping[str, Tensor] | None = None,
 ) -> Path:
     """Write a model folder, whole or not at all.
 
     Args:
         folder: where; replaced if it exists.
-        model: whose weights are written.
+        model: that is written.
         cfg: configuration with the nodes ``model``, ``phonemes``, ``speakers``.
         metrics: last validation means, for the model card.
+        weights: those of ``trainable_state``, where they were gathered already.
     """
     resolved = OmegaConf.to_container(cfg, resolve=True) if isinstance(cfg, DictConfig) else dict(cfg)
     assert isinstance(resolved, dict)
@@ -40,23 +46,11 @@ def save_model_folder(
         "speakers": resolved.get("speakers", []),
         "model": resolved["model"],
     }
-    temporary = folder.with_name(f".tmp_{folder.name}_{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
+    with replaced_folder(folder) as temporary:
         config = yaml.safe_dump(kept, sort_keys=False, allow_unicode=True)
         (temporary / "config.yaml").write_text(config, encoding="utf-8")
-        save_file(trainable_state(model), temporary / "model.safetensors")
+        save_file(trainable_state(model) if weights is None else dict(weights), temporary / "model.safetensors")
         (temporary / "README.md").write_text(_model_card(model, kept, metrics), encoding="utf-8")
-        sync_folder(temporary)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    retired = folder.with_name(f".old_{folder.name}_{os.getpid()}")
-    if folder.exists():
-        os.replace(folder, retired)
-    os.replace(temporary, folder)
-    shutil.rmtree(retired, ignore_errors=True)
     return folder
 
 

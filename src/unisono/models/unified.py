@@ -53,11 +53,12 @@ class DurationPrediction:
 
 @dataclass(frozen=True)
 class TrainingOutput:
-    """What the loss needs: ``prediction`` and ``target (B, T, C)``, ``frame_mask (B, T)``, durations."""
+    """What the loss needs: ``prediction``, ``target (B, T, C)``, ``frame_mask (B, T)``, ``sigma (B,)``, durations."""
 
     prediction: Tensor
     target: Tensor
     frame_mask: Tensor
+    sigma: Tensor
     local_durations: list[DurationPrediction]
     global_durations: list[DurationPrediction]
 
@@ -242,7 +243,7 @@ class UnifiedAudioModel(nn.Module):
             prediction = prediction + self._touch_unused(batch)
         seconds = batch.waveform_lengths.float() / self.autoencoder.sample_rate
         target = self.objective.target(x0, noise, sigma)
-        return TrainingOutput(prediction, target, mask, *self._durations(encoded, seconds))
+        return TrainingOutput(prediction, target, mask, sigma, *self._durations(encoded, seconds))
 
     def _durations(
         self, encoded: Sequence[EncodedContent], seconds: Tensor

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from unisono.models.unified import UnifiedAudioModel
+from unisono.models.unified import TrainingOutput, UnifiedAudioModel
 from unisono.objectives.noise import derive_seed, item_noise
 from unisono.tasks import TASKS
 from unisono.timing import samples_to_frames
 from unisono.training.losses import LossResult
-from unisono.training.metrics import MeanMetrics
 from unisono.training.trainer import Trainer
+from unisono.training.weights import trainable_state
 from unisono.types import Batch
+
+_SIGMA_BINS = 5
 
 
 class AudioGenerationTrainer(Trainer):
@@ -29,18 +32,23 @@ class AudioGenerationTrainer(Trainer):
     """
 
     raw_model: UnifiedAudioModel
+    loss_fn: Callable[[TrainingOutput], LossResult]
 
     def __init__(self, *, val_sigmas: Sequence[float] = (0.1, 0.3, 0.5, 0.7, 0.9), **options: Any) -> None:
         super().__init__(**options)
         self.val_sigmas = tuple(val_sigmas)
 
-    def training_step(self, batch: Batch) -> Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         result = self.loss_fn(self.model(batch))
-        self._report(self.train_metrics, "train", result, batch)
-        self.train_metrics.update("train/total_loss", result.total)
+        self._report("train", result, batch)
+        low, high = 0.0, 1.0 / _SIGMA_BINS
+        for _ in range(_SIGMA_BINS):
+            inside = (result.sigma >= low) & ((result.sigma < high) | (high >= 1.0))
+            self.log(f"train/loss_sigma/{low:.1f}-{high:.1f}", result.prediction_error, inside)
+            low, high = high, high + 1.0 / _SIGMA_BINS
         return result.total
 
-    def validation_step(self, batch: Batch, metrics: MeanMetrics) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
         assert batch.waveform is not None and batch.waveform_lengths is not None
         autoencoder = self.raw_model.autoencoder
         frames = samples_to_frames(batch.waveform_lengths, autoencoder.hop_samples)
@@ -50,16 +58,34 @@ class AudioGenerationTrainer(Trainer):
             result = self.loss_fn(
                 self.raw_model(batch, sigma=torch.full((len(batch),), sigma, device=frames.device), noise=noise)
             )
-            self._report(metrics, "val", result, batch)
-            metrics.update(f"val/loss_sigma/{sigma:g}", result.prediction_error)
+            self._report("val", result, batch)
+            self.log(f"val/loss_sigma/{sigma:g}", result.prediction_error)
 
-    @staticmethod
-    def _report(metrics: MeanMetrics, prefix: str, result: LossResult, batch: Batch) -> None:
+    def _report(self, prefix: str, result: LossResult, batch: Batch) -> None:
         """The error of the prediction, whole and per task, and the duration losses; all are means over items."""
-        metrics.update(f"{prefix}/loss", result.prediction_error)
+        self.log(f"{prefix}/loss", result.prediction_error)
         for index, name in enumerate(TASKS):
             if name in batch.tasks:
-                metrics.update(f"{prefix}/loss/{name}", result.prediction_error, batch.task_index == index)
+                self.log(f"{prefix}/loss/{name}", result.prediction_error, batch.task_index == index)
         for name, values in (("local", result.local_duration), ("global", result.global_duration)):
             if len(values):
-                metrics.update(f"{prefix}/{name}_duration_loss", values)
+                self.log(f"{prefix}/{name}_duration_loss", values)
+
+    def modules_to_compile(self, model: nn.Module) -> Iterable[nn.Module]:
+        """The blocks of the backbone: nearly all of the time, equal code, and no branch that depends on the data."""
+        assert isinstance(model, UnifiedAudioModel)
+        return model.backbone.blocks
+
+    def forward_methods(self, model: nn.Module) -> Iterable[tuple[nn.Module, str]]:
+        assert isinstance(model, UnifiedAudioModel)
+        return [(model, "generate"), *((block, "context_keys_values") for block in model.backbone.blocks)]
+
+    def export(self, folder: Path, cfg: Mapping[str, Any]) -> None:
+        """A model folder that ``Pipeline.from_pretrained`` reads."""
+        from unisono.inference.model_folder import save_model_folder
+
+        with self.averaged_weights():
+            weights = trainable_state(self.raw_model)
+        if self.accelerator.is_main_process:
+            save_model_folder(folder, self.raw_model, cfg, self.last_val_metrics, weights)
+        self.accelerator.wait_for_everyone()

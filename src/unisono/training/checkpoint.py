@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import errno
+import json
+import logging
 import os
 import shutil
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from unisono.errors import UserError
 
+logger = logging.getLogger(__name__)
 _STATE = "trainer.pt"
+_CONTENTS = "contents.json"  # written last: sizes of all other files
 
 
 def sync_path(path: Path) -> None:
@@ -32,29 +40,23 @@ def sync_folder(folder: Path) -> None:
         sync_path(path)
 
 
-def trainable_state(model: nn.Module) -> dict[str, Tensor]:
-    """Weights that are trained, and buffers that belong to them; frozen pretrained parts stay out."""
-    frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
-    return {
-        name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items() if name not in frozen
-    }
-
-
-def load_strictly(model: nn.Module, weights: dict[str, Tensor], where: str) -> None:
-    """Load weights; anything missing, unknown or of another shape is listed in one error."""
-    expected = trainable_state(model)
-    faults = [f"missing: {name}" for name in expected.keys() - weights.keys()]
-    faults += [f"unknown: {name}" for name in weights.keys() - expected.keys()]
-    faults += [
-        f"shape of {name}: {tuple(weights[name].shape)} in the file, {tuple(expected[name].shape)} in the model"
-        for name in expected.keys() & weights.keys()
-        if weights[name].shape != expected[name].shape
-    ]
-    if faults:
-        shown = "\n  ".join(sorted(faults)[:20])
-        more = f"\n  … and {len(faults) - 20} more" if len(faults) > 20 else ""
-        raise UserError(f"{where}: the weights do not fit the configured model:\n  {shown}{more}")
-    model.load_state_dict(weights, strict=False)
+@contextmanager
+def replaced_folder(folder: Path) -> Iterator[Path]:
+    """A folder to fill, which takes the place of ``folder`` when the context ends well, and vanishes if not."""
+    temporary = folder.with_name(f".tmp_{folder.name}_{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        sync_folder(temporary)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    retired = folder.with_name(f".old_{folder.name}_{os.getpid()}")
+    if folder.exists():
+        os.replace(folder, retired)
+    os.replace(temporary, folder)
+    shutil.rmtree(retired, ignore_errors=True)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -67,43 +69,89 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path}: damaged weights ({error}); use another checkpoint") from error
 
 
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    """The trainer's state; nothing in it is unpickled but tensors and plain containers."""
+    return torch.load(checkpoint / _STATE, map_location="cpu", weights_only=True)
+
+
+def damage(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint folder, None if it is whole; reads no tensors."""
+    try:
+        sizes = json.loads((checkpoint / _CONTENTS).read_text(encoding="utf-8"))["bytes"]
+        for name, size in sizes.items():
+            if (found := (checkpoint / name).stat().st_size) != size:
+                return f"{name} has {found} of {size} bytes"
+            if name.endswith(".safetensors"):
+                with safe_open(checkpoint / name, "pt"):
+                    pass  # the header is whole
+        if not zipfile.is_zipfile(checkpoint / _STATE):
+            return f"{_STATE} is not what was written"
+    except FileNotFoundError as error:
+        return f"{Path(error.filename).name} is missing"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
 class CheckpointFolder:
     """``checkpoints/step_00001000`` and the links ``last`` and ``best``.
 
     Args:
         folder: the ``checkpoints`` folder of a run.
-        save_last_k: how many to keep beside ``best``.
+        save_last_k: how many to keep beside ``best`` and the permanent ones.
+        keep_every_n_steps: checkpoints of these steps are permanent: never pruned.
     """
 
-    def __init__(self, folder: Path, save_last_k: int = 2) -> None:
+    def __init__(self, folder: Path, save_last_k: int = 2, keep_every_n_steps: int | None = None) -> None:
         if save_last_k < 1:
             raise ValueError(f"save_last_k is {save_last_k}; at least one checkpoint must be kept")
-        self.folder, self.save_last_k = folder, save_last_k
+        self.folder, self.save_last_k, self.keep_every_n_steps = folder, save_last_k, keep_every_n_steps
 
     def steps(self) -> list[Path]:
-        """Whole checkpoints, oldest first (a folder gets its final name only when it is whole)."""
-        return sorted(path for path in self.folder.glob("step_*") if path.is_dir())
+        """Checkpoints, oldest first (a folder gets its final name only when it is whole)."""
+        found = (path for path in self.folder.glob("step_*") if path.is_dir() and path.name[5:].isdigit())
+        return sorted(found, key=step_of)
 
-    def latest(self) -> Path | None:
-        steps = self.steps()
-        return steps[-1] if steps else None
+    def latest_whole(self) -> Path | None:
+        """The newest that nothing happened to; None where there are no checkpoints, an error where all are damaged."""
+        damaged: list[str] = []
+        for path in reversed(self.steps()):
+            fault = damage(path)
+            if fault is None:
+                for line in damaged:
+                    logger.warning("checkpoint %s; going back to %s", line, path.name)
+                return path
+            damaged.append(f"{path} is damaged: {fault}")
+        if damaged:
+            raise UserError(
+                "no checkpoint is whole, and resume=auto does not start anew over them; bring one back, or remove "
+                f"{self.folder}:\n  " + "\n  ".join(damaged)
+            )
+        return None
 
     def best(self) -> Path | None:
         link = self.folder / "best"
         return link.resolve() if link.exists() else None
 
-    def save(self, step: int, weights: dict[str, dict[str, Tensor]], state: dict[str, Any], is_best: bool) -> Path:
-        """Write ``{name}.safetensors`` for each set of weights and the trainer's state."""
+    def save(
+        self, step: int, weights: Mapping[str, dict[str, Tensor]], state: dict[str, Any], is_best: bool = False
+    ) -> Path:
+        """Write ``{name}.safetensors`` for each set of weights and the trainer's state.
+
+        Raises:
+            UserError: it could not be written, for example because the disk is full; older checkpoints are intact.
+        """
         final = self.folder / f"step_{step:08d}"
         temporary = self.folder / f".tmp_{final.name}"
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        for name, tensors in weights.items():
-            save_file(tensors, temporary / f"{name}.safetensors")
-        torch.save(state, temporary / _STATE)
-        sync_folder(temporary)
-        if final.exists():
-            shutil.rmtree(final)
+        try:
+            for left in self.folder.glob(".tmp_step_*"):  # by a save or a pruning that was killed
+                shutil.rmtree(left, ignore_errors=True)
+            temporary.mkdir(parents=True)
+            self._write(temporary, step, weights, state)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise self._not_written(final, error) from error
+        self._remove(final)
         os.replace(temporary, final)
         self._link("last", final)
         if is_best:
@@ -112,17 +160,37 @@ class CheckpointFolder:
         self._prune()
         return final
 
+    @staticmethod
+    def _write(folder: Path, step: int, weights: Mapping[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
+        for name, tensors in weights.items():
+            save_file(tensors, folder / f"{name}.safetensors")
+        torch.save(state, folder / _STATE)
+        sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
+        (folder / _CONTENTS).write_text(json.dumps({"step": step, "bytes": sizes}, indent=1), encoding="utf-8")
+        sync_folder(folder)
+
+    def _not_written(self, final: Path, error: Exception) -> UserError:
+        free_gb = shutil.disk_usage(self.folder if self.folder.is_dir() else Path()).free / 1e9
+        is_full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "o space left" in str(error)
+        kept = self.steps()
+        whole = f"{kept[-1]} and those before are intact" if kept else "there is no earlier checkpoint"
+        reason = "the disk is full" if is_full else f"{type(error).__name__}: {str(error).splitlines()[0]}"
+        return UserError(
+            f"{final} could not be written: {reason} ({free_gb:.2f} GB free); {whole}. Make room (trainer.save_last_k "
+            "limits how many are kept), then give the same command again"
+        )
+
     def set_aside_after(self, step: int) -> None:
         """Move checkpoints of later steps away: a run that goes on from ``step`` writes its own."""
         for path in self.steps():
-            if int(path.name.removeprefix("step_")) > step:
+            if step_of(path) > step:
                 number = 1
                 while (aside := self.folder / f"abandoned_{number}_{path.name}").exists():
                     number += 1
                 os.replace(path, aside)
-        newest = self.latest()
-        if newest is not None:  # the link must not point to what was moved
-            self._link("last", newest)
+        newest = self.steps()[-1:]
+        if newest:  # the link must not point to what was moved
+            self._link("last", newest[0])
 
     def _link(self, name: str, target: Path) -> None:
         temporary = self.folder / f".tmp_{name}"
@@ -131,12 +199,20 @@ class CheckpointFolder:
         os.replace(temporary, self.folder / name)
 
     def _prune(self) -> None:
-        best = self.best()
-        for path in self.steps()[: -self.save_last_k]:
+        best, every = self.best(), self.keep_every_n_steps
+        passing = [path for path in self.steps() if not every or step_of(path) % every]
+        for path in passing[: -self.save_last_k]:
             if best is None or path.resolve() != best:
-                shutil.rmtree(path)
+                self._remove(path)
+
+    def _remove(self, path: Path) -> None:
+        """Delete under another name: a folder that is half deleted when the run is killed is no checkpoint."""
+        if path.exists():
+            doomed = self.folder / f".tmp_{path.name}_removed"
+            os.replace(path, doomed)
+            shutil.rmtree(doomed)
 
 
-def read_state(checkpoint: Path) -> dict[str, Any]:
-    """The trainer's state; nothing in it is unpickled but tensors and plain containers."""
-    return torch.load(checkpoint / _STATE, map_location="cpu", weights_only=True)
+def step_of(path: Path) -> int:
+    """Step of a checkpoint folder ``step_00001000``."""
+    return int(path.name.removeprefix("step_"))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+
+from unisono.training.weights import share_of, whole
 
 
 class ExponentialMovingAverage:
@@ -28,6 +30,22 @@ class ExponentialMovingAverage:
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         torch._foreach_lerp_(list(self.average.values()), [p.float() for p in self.parameters.values()], 1 - decay)
+
+    def restart(self) -> None:
+        """Begin again at the model's present weights."""
+        self.updates = 0
+        for name, p in self.parameters.items():
+            self.average[name].copy_(p.detach())
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Whole tensors on the CPU; every process must call it."""
+        return {name: whole(tensor) for name, tensor in self.average.items()}
+
+    def load_state_dict(self, weights: Mapping[str, Tensor], updates: int) -> None:
+        """Averages that ``state_dict`` gave, and how many updates they have seen."""
+        self.updates = updates
+        for name, tensor in self.average.items():
+            tensor.copy_(share_of(weights[name], tensor))
 
     @contextmanager
     def applied(self) -> Iterator[None]:

@@ -12,9 +12,13 @@ from unisono.models.unified import DurationPrediction, TrainingOutput
 
 @dataclass(frozen=True)
 class LossResult:
-    """``total`` is what is minimised; the others are its parts, one value per item that has the part."""
+    """``total`` is what is minimised; the others are its parts, one value per item that has the part.
+
+    ``sigma`` is the noise level of each item.
+    """
 
     total: Tensor
+    sigma: Tensor
     prediction_error: Tensor
     local_duration: Tensor
     global_duration: Tensor
@@ -56,4 +60,4 @@ class AudioGenerationLoss:
         for weight, part in ((self.local_duration_weight, local), (self.global_duration_weight, whole)):
             if len(part):
                 total = total + weight * part.mean()
-        return LossResult(total, error, local, whole)
+        return LossResult(total, output.sigma, error, local, whole)

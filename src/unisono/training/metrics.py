@@ -14,9 +14,14 @@ from torch import Tensor
 
 
 class MeanMetrics:
-    """Sums and counts by name. Values stay on their device until ``compute``: no synchronisation per step."""
+    """Sums and counts by name. Values stay on their device until ``compute``: no synchronisation per step.
 
-    def __init__(self) -> None:
+    Args:
+        skip_nonfinite: leave out values that are infinite or NaN, which belong to updates that were not made.
+    """
+
+    def __init__(self, skip_nonfinite: bool = False) -> None:
+        self.skip_nonfinite = skip_nonfinite
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, Tensor] = {}
 
@@ -24,6 +29,9 @@ class MeanMetrics:
         """Add values of any shape; ``mask`` (same shape) says which count."""
         values = values.detach().double()
         mask = torch.ones_like(values) if mask is None else mask.double()
+        if self.skip_nonfinite:
+            mask = mask * values.isfinite()
+            values = values.nan_to_num(0.0, 0.0, 0.0)
         total, count = (values * mask).sum(), mask.sum()
         if name in self.sums:
             total, count = self.sums[name] + total, self.counts[name] + count

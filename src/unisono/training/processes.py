@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import Literal
 
@@ -12,13 +12,15 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.tracking import GeneralTracker
-from accelerate.utils import parse_flag_from_env
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin, parse_flag_from_env
+from torch import nn
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, register_fsdp_forward_method
 
 from unisono.errors import UserError
 
 logger = logging.getLogger(__name__)
 _PATIENCE = timedelta(hours=3)
-MixedPrecision = Literal["auto", "bf16", "no"]
+MixedPrecision = Literal["auto", "bf16", "fp16", "no"]
 
 
 def uses_cpu() -> bool:
@@ -35,11 +37,11 @@ def process_state() -> PartialState:
 
     Without ``cpu=True`` Accelerate takes each of several processes on a machine without GPU for the only one.
     """
-    for name in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
+    for name in ("DEEPSPEED", "MEGATRON_LM"):
         if parse_flag_from_env(f"ACCELERATE_USE_{name}"):
             raise UserError(
-                f"Accelerate's configuration says {name}, which spreads a model over processes; here each holds "
-                "the whole model. Use distributed_type MULTI_GPU, as in configs/accelerate/8gpus.yaml"
+                f"Accelerate's configuration says {name}, which makes the optimizer's steps itself; to spread a model "
+                "over GPUs use FSDP, as in configs/accelerate/fsdp_8gpus.yaml"
             )
     # The first process builds corpora and reads every audio file while the others wait; the default is ten minutes.
     return PartialState(cpu=uses_cpu(), timeout=_PATIENCE)
@@ -57,16 +59,18 @@ def chosen_precision(mixed_precision: MixedPrecision, device: torch.device) -> s
     """What ``trainer.mixed_precision`` comes to.
 
     "auto" is what ``accelerate launch`` was told by its flags, its file or its default ("no"), and ``best_precision``
-    where the script was started without it. Other precisions raise ``UserError``.
+    where the script was started without it. Others, and fp16 without a GPU, raise ``UserError``.
     """
     chosen: str = mixed_precision
-    place, choices = "trainer.mixed_precision", "auto, bf16 or no"
+    place, choices = "trainer.mixed_precision", "auto, bf16, fp16 or no"
     if mixed_precision == "auto":
         chosen = os.environ.get("ACCELERATE_MIXED_PRECISION") or best_precision(device)
-        place, choices = "mixed_precision of accelerate launch", "bf16 or no"
-    if chosen not in ("bf16", "no"):
+        place, choices = "mixed_precision of accelerate launch", "bf16, fp16 or no"
+    if chosen not in ("bf16", "fp16", "no"):
         hint = '; in a YAML file write "no" in quotes, since YAML reads a bare no as false' if chosen is False else ""
         raise UserError(f"{place} is {chosen!r}; use {choices}{hint}")
+    if chosen == "fp16" and device.type == "cpu":
+        raise UserError(f"{place} is 'fp16', which needs a GPU; use bf16 or no")
     return chosen
 
 
@@ -78,7 +82,42 @@ def make_accelerator(mixed_precision: MixedPrecision, trackers: Sequence[General
     """
     precision = chosen_precision(mixed_precision, process_state().device)
     AcceleratorState._reset_state()
-    return Accelerator(mixed_precision=precision, cpu=uses_cpu(), log_with=list(trackers) or None)
+    sharding = _sharding() if parse_flag_from_env("ACCELERATE_USE_FSDP") else None
+    accelerator = Accelerator(
+        mixed_precision=precision, cpu=uses_cpu(), log_with=list(trackers) or None, fsdp_plugin=sharding
+    )
+    if sharding is not None and accelerator.distributed_type is not DistributedType.FSDP:
+        raise UserError(
+            "Accelerate's configuration says FSDP, and Accelerate shards over GPUs only; here each process would hold "
+            "the whole model. On CPUs use configs/accelerate/2cpus.yaml"
+        )
+    return accelerator
+
+
+def _sharding() -> FullyShardedDataParallelPlugin:
+    """What the launcher said of FSDP, with float32 between processes: autocast alone sets the precision."""
+    plugin = FullyShardedDataParallelPlugin(mixed_precision_policy=MixedPrecisionPolicy())
+    if plugin.fsdp_version != 2:
+        raise UserError(
+            "FSDP version 1 is not supported; say fsdp_version: 2, as in configs/accelerate/fsdp_8gpus.yaml"
+        )
+    if os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no").lower() != "no":
+        raise UserError("with FSDP, compile by trainer.torch_compile=true instead of Accelerate's dynamo_backend")
+    return plugin
+
+
+def settle_sharding(model: nn.Module, methods: Iterable[tuple[nn.Module, str]]) -> None:
+    """After ``prepare``; of no effect on a model that is not sharded by FSDP.
+
+    Args:
+        model: as prepared. Its root is sharded again after each forward: Accelerate leaves it gathered, and weights
+            that are exchanged then (averaged ones, for validation) would be missed by the next forward.
+        methods: modules and names of methods that use weights outside ``forward``, for which they have to be gathered.
+    """
+    if isinstance(model, FSDPModule):
+        model.set_reshard_after_forward(True)
+        for module, name in methods:
+            register_fsdp_forward_method(module, name)
 
 
 def log_processes(accelerator: Accelerator) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,6 @@ def run_training(cfg: DictConfig) -> Path:
     from hydra.utils import instantiate
 
     from unisono.data.mini.ensure import ensure_mini_corpus
-    from unisono.inference.model_folder import save_model_folder
     from unisono.training.processes import process_state
 
     exp_dir = Path(cfg.exp_dir)
@@ -33,7 +33,7 @@ def run_training(cfg: DictConfig) -> Path:
         ensure_mini_corpus(cfg)
     # Data first: every line and every file is checked before a weight is made.
     train_dataloader = instantiate(cfg.train_dataloader)
-    val_dataloader = instantiate(cfg.val_dataloader)
+    val_dataloader = instantiate(cfg.get("val_dataloader"))
     with process_state().main_process_first():
         for loader in (train_dataloader, val_dataloader):
             check_data(loader, cache=exp_dir / "verified_audio.json")
@@ -45,29 +45,28 @@ def run_training(cfg: DictConfig) -> Path:
         cfg.trainer,
         model=model,
         optimizer=instantiate(cfg.optimizer),
-        lr_scheduler=instantiate(cfg.lr_scheduler),
-        loss_fn=instantiate(cfg.loss_fn),
+        lr_scheduler=instantiate(cfg.get("lr_scheduler")),
+        loss_fn=instantiate(cfg.get("loss_fn")),
         train_dataloader=train_dataloader,
         val_dataloader=val_dataloader,
         trackers=instantiate(cfg.get("trackers") or {}),
     )
     is_main = trainer.accelerator.is_main_process
-    if cfg.resume == "auto":
-        check_same_settings(exp_dir / "config.yaml", cfg)
+    if cfg.resume != "never":
+        check_same_settings(exp_dir if cfg.resume == "auto" else Path(cfg.resume).resolve().parents[1], cfg)
     trainer.load_checkpoint()
     if is_main:
         save_config(exp_dir / "config.yaml", cfg)
-        logger.info("%.1f M trainable parameters; run folder %s", count_trainable(model) / 1e6, exp_dir)
+        logger.info("%s trainable parameters; run folder %s", f"{count_trainable(model):,}", exp_dir)
     settings = OmegaConf.to_container(cfg)
     assert isinstance(settings, dict)
     trainer.fit({str(key): value for key, value in settings.items() if key != "data_dict"})
-    folder = exp_dir / "model"
+    if trainer.stop_reason not in ("finished", "stopped early"):
+        sys.exit(0)  # asked to by a signal; nothing more of a sweep either
+    trainer.export(exp_dir / "model", cfg)
     if is_main:
-        with trainer.averaged_weights():
-            save_model_folder(folder, trainer.raw_model, cfg, trainer.last_val_metrics)
-        logger.info("model exported to %s", folder)
-    trainer.accelerator.wait_for_everyone()
-    return folder
+        logger.info("%s at step %d; model exported to %s", trainer.stop_reason, trainer.step, exp_dir / "model")
+    return exp_dir / "model"
 
 
 # What may differ between a run and the one it goes on with: lengths, logging, where and how fast, not what is learned.
@@ -75,18 +74,30 @@ _FREE_SETTINGS = ("exp_dir", "epochs", "resume", "trainer", "val_dataloader", "d
 _FREE_LOADER_SETTINGS = ("num_workers", "pin_memory", "persistent_workers", "prefetch_factor")
 
 
-def check_same_settings(path: Path, cfg: DictConfig) -> None:
-    """Raise if the run in ``exp_dir`` was made with another model, data, optimizer or seed."""
-    if not path.is_file() or not (path.parent / "checkpoints").is_dir():
+def check_same_settings(run: Path, cfg: DictConfig) -> None:
+    """Compare with the run that is gone on with, if it was made with another model, data, optimizer or seed.
+
+    Raises:
+        UserError: with resume=auto. Where a checkpoint's path was given, the differences are only told.
+    """
+    path = run / "config.yaml"
+    if not path.is_file() or not (run / "checkpoints").is_dir():
         return
     before, now = (_flat(OmegaConf.to_container(node)) for node in (OmegaConf.load(path), cfg))
     changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
-    if changed:
-        shown = "\n  ".join(f"{key}: {before.get(key)} there, {now.get(key)} now" for key in changed[:8])
+    if not changed:
+        return
+    last = run / "checkpoints/last"
+    shown = "\n  ".join(f"{key}: {before.get(key)} there, {now.get(key)} now" for key in changed[:8])
+    if cfg.resume == "auto":
         raise UserError(
-            f"{path.parent} holds a run with other settings; choose another exp_dir, or say resume={path.parent}/"
-            f"checkpoints/last to go on from its weights with the new ones:\n  {shown}"
+            f"{run} holds a run with other settings; choose another exp_dir. With trainer.initial_weights={last} that "
+            f"one begins at its weights; with resume={last} it goes on with its optimizer and schedule too:\n  {shown}"
         )
+    logger.warning(
+        "going on with a run that had other settings; optimizer and learning-rate schedule keep the state of the "
+        "checkpoint, learning rates included:\n  %s", shown
+    )  # fmt: skip
 
 
 def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
@@ -106,7 +117,7 @@ def check_data(loader: Any, cache: Path) -> None:
     from unisono.data.datasets import ConcatDataset
     from unisono.data.verify import verify_audio
 
-    if isinstance(loader.dataset, ConcatDataset):  # other data sets are the user's own to check
+    if isinstance(getattr(loader, "dataset", None), ConcatDataset):  # other data sets are the user's own to check
         if isinstance(loader.collate_fn, Collator):
             check_vocabulary(loader.dataset, loader.collate_fn)
         verify_audio(loader.dataset.datasets, cache=cache)

@@ -9,10 +9,14 @@ _AT_LEAST_ONE = (
     "epochs",
     "epoch_length",
     "gradient_accumulation_steps",
+    "max_nonfinite_steps",
     "log_every_n_steps",
     "val_every_n_steps",
+    "val_every_n_epochs",
     "save_every_n_steps",
+    "save_every_n_epochs",
     "save_last_k",
+    "keep_every_n_steps",
 )
 
 

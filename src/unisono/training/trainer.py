@@ -1,37 +1,41 @@
 """The only training loop.
 
-Read ``Trainer.fit`` from top to bottom: that is all there is. Subclasses define ``training_step`` and
-``validation_step``; hooks have the names and the order that Lightning users know.
+Read ``Trainer.fit`` and ``Trainer._train`` from top to bottom: that is all there is. Subclasses define
+``training_step`` and ``validation_step``; ``hooks`` lists what else they may define.
 """
 
 from __future__ import annotations
 
-import inspect
 import logging
-import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.tracking import GeneralTracker
+from accelerate.utils import gather_object, send_to_device
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils.data import DataLoader
-from tqdm import tqdm
 
+from unisono.data.order import EvalBatches, TrainBatches, next_batch, num_items, seed_all
 from unisono.errors import UserError
 from unisono.objectives.noise import derive_seed
-from unisono.training.checkpoint import CheckpointFolder, load_strictly, read_state, read_weights, trainable_state
+from unisono.training import run_state
+from unisono.training.checkpoint import CheckpointFolder
 from unisono.training.ema import ExponentialMovingAverage
 from unisono.training.hooks import TrainerHooks
 from unisono.training.metrics import MeanMetrics, MetricsFile
-from unisono.training.processes import MixedPrecision, log_processes, make_accelerator
+from unisono.training.monitor import MetricMonitor
+from unisono.training.processes import MixedPrecision, log_processes, make_accelerator, settle_sharding
+from unisono.training.progress import Progress
+from unisono.training.schedules import WarmedUp, make_scheduler, needs_metric, warmup_updates
 from unisono.training.settings import refused_settings
+from unisono.training.stop_signals import StopSignals
 from unisono.training.tracking import check_trackers, finish_trackers, start_trackers
+from unisono.training.weights import frozen_fingerprints, whole
 
 logger = logging.getLogger(__name__)
 
@@ -43,28 +47,41 @@ class Trainer(TrainerHooks, ABC):
     ``(seed, step, place of the micro-batch)``, so a resumed run repeats what an unbroken one does.
 
     Args:
-        model: anything with parameters.
+        model: any module.
         optimizer: called with the trainable parameters.
-        lr_scheduler: called with the optimizer, and with ``num_warmup_steps`` and ``num_training_steps`` where it
-            takes them; stepped once per update.
+        lr_scheduler: of torch, transformers or anyone, see ``make_scheduler``; stepped once per update (a
+            ``ReduceLROnPlateau``: per validation). None keeps the learning rate.
         loss_fn: for the subclass.
-        train_dataloader: loader whose batch sampler is a ``TrainBatchSampler``.
-        val_dataloader: loader that yields every item once, or None.
+        train_dataloader: any ``DataLoader`` or iterable; the trainer owns its order, see ``TrainBatches``.
+        val_dataloader: likewise, each item once; None for no validation.
         exp_dir: folder of the run.
         epochs, epoch_length: epochs of so many steps; None means one pass over the data.
         seed: of everything.
-        resume: "auto" goes on from the newest checkpoint, "never" refuses to overwrite one, or a checkpoint's path.
+        resume: "auto" goes on from the newest whole checkpoint, "never" refuses to overwrite one, or a path of one.
+        initial_weights: a safetensors file, checkpoint or model folder to begin a new run from; None for random ones.
+        partial_loading: take from ``initial_weights`` what fits, and say what does not, instead of refusing.
         warmup_params: ``warmup_steps`` or ``warmup_epochs``, counted in updates.
         gradient_accumulation_steps: micro-batches per step.
         max_grad_norm: gradients are clipped to this norm; None for never.
+        max_nonfinite_steps: a step whose loss or gradients are infinite or NaN makes no update; after so many in a row
+            training stops.
         mixed_precision: "auto" (what ``accelerate launch`` was told; bfloat16 where it is fast by plain ``python``),
-            "bf16" or "no".
+            "bf16", "fp16" (GPU only) or "no".
+        torch_compile: compile ``modules_to_compile``: True, or options of ``torch.compile``; None or False for no.
         ema_decay: of the averaged weights that validation and the exported model use; None for none.
-        metric_monitor: validation metric that decides which checkpoint is best (lowest).
-        log_every_n_steps, val_every_n_steps, save_every_n_steps: in steps; the last step always validates and saves.
-        save_last_k: checkpoints kept beside the best.
-        progress: show a progress bar (main process only).
+        metric_monitor: which validation metric says what is best, and when to stop early.
+        log_every_n_steps: training values are means over so many steps.
+        val_every_n_steps, val_every_n_epochs: the last step always validates. None for never.
+        save_every_n_steps, save_every_n_epochs: the last step and the best always save. None for never.
+        save_last_k: checkpoints kept beside the best; ``keep_every_n_steps``: and those of these steps, for good.
+        progress: show progress (main process only).
         trackers: where metrics go beside ``metrics.jsonl``; started by ``fit``, main process only.
+
+    Attributes:
+        step: updates so far; ``epoch``: of the next one.
+        should_stop: set it, in any process, to end the run after this step.
+        stop_reason: "finished", "stopped early", a signal's name, or None while training.
+        last_val_metrics: means of the last validation; ``is_best``: whether they are the best so far.
     """
 
     def __init__(
@@ -72,25 +89,32 @@ class Trainer(TrainerHooks, ABC):
         *,
         model: nn.Module,
         optimizer: Callable[..., Optimizer],
-        lr_scheduler: Callable[..., Any],
-        loss_fn: Callable[..., Any],
-        train_dataloader: DataLoader,
-        val_dataloader: DataLoader | None,
+        train_dataloader: Iterable[Any],
         exp_dir: str | Path,
         epochs: int,
+        lr_scheduler: Callable[..., Any] | None = None,
+        loss_fn: Callable[..., Any] | None = None,
+        val_dataloader: Iterable[Any] | None = None,
         epoch_length: int | None = None,
         seed: int = 0,
         resume: str = "auto",
+        initial_weights: str | Path | None = None,
+        partial_loading: bool = False,
         warmup_params: Mapping[str, Any] | None = None,
         gradient_accumulation_steps: int = 1,
         max_grad_norm: float | None = 1.0,
+        max_nonfinite_steps: int = 20,
         mixed_precision: MixedPrecision = "auto",
+        torch_compile: bool | Mapping[str, Any] | None = None,
         ema_decay: float | None = 0.999,
-        metric_monitor: str = "val/loss",
+        metric_monitor: MetricMonitor | None = None,
         log_every_n_steps: int = 10,
-        val_every_n_steps: int = 200,
-        save_every_n_steps: int = 200,
+        val_every_n_steps: int | None = 200,
+        val_every_n_epochs: int | None = None,
+        save_every_n_steps: int | None = 200,
+        save_every_n_epochs: int | None = None,
         save_last_k: int = 2,
+        keep_every_n_steps: int | None = None,
         progress: bool = True,
         trackers: Mapping[str, GeneralTracker] | None = None,
     ) -> None:
@@ -99,242 +123,282 @@ class Trainer(TrainerHooks, ABC):
             raise UserError("; ".join(f"trainer.{name} {message}" for name, message in refused))
         self.accelerator = make_accelerator(mixed_precision, check_trackers(trackers or {}))
         self.exp_dir, self.seed, self.resume = Path(exp_dir), seed, resume
-        self.loss_fn, self.train_dataloader, self.val_dataloader = loss_fn, train_dataloader, val_dataloader
+        self.initial_weights, self.partial_loading = initial_weights, partial_loading
+        self.loss_fn = loss_fn.to(self.accelerator.device) if isinstance(loss_fn, nn.Module) else loss_fn
         self.gradient_accumulation_steps, self.max_grad_norm = gradient_accumulation_steps, max_grad_norm
-        self.metric_monitor, self.progress = metric_monitor, progress
-        self.log_every_n_steps, self.val_every_n_steps = log_every_n_steps, val_every_n_steps
-        self.save_every_n_steps = save_every_n_steps
+        self.max_nonfinite_steps, self.progress = max_nonfinite_steps, progress
+        self.log_every_n_steps = log_every_n_steps
+        self.val_every_n_steps, self.val_every_n_epochs = val_every_n_steps, val_every_n_epochs
+        self.save_every_n_steps, self.save_every_n_epochs = save_every_n_steps, save_every_n_epochs
+        self.train_dataloader, self.val_dataloader = train_dataloader, val_dataloader
         rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
-        for loader in (train_dataloader, val_dataloader):
-            if loader is not None:
-                loader.batch_sampler.shard(rank, ranks)  # type: ignore[union-attr]
-        micro_batches = len(train_dataloader.batch_sampler)  # type: ignore[arg-type]
-        self.epoch_length = epoch_length or max(1, micro_batches // (ranks * gradient_accumulation_steps))
+        self.train_batches = TrainBatches(train_dataloader, seed, rank, ranks)
+        self.val_batches = None if val_dataloader is None else EvalBatches(val_dataloader, rank, ranks)
+        self.micro_batches_per_step = ranks * gradient_accumulation_steps
+        self.epoch_length = epoch_length or self._one_pass()
         self.total_steps = epochs * self.epoch_length
-        parameters = [p for p in model.parameters() if p.requires_grad]
-        own_optimizer = optimizer(parameters)
-        self.lr_scheduler = self._make_scheduler(lr_scheduler, own_optimizer, dict(warmup_params or {}))
+        if torch_compile:
+            for module in self.modules_to_compile(model):
+                module.compile(**({} if torch_compile is True else torch_compile))
+        own_optimizer = optimizer([p for p in model.parameters() if p.requires_grad])
+        warmup_steps = warmup_updates(warmup_params, self.epoch_length)
+        self.lr_scheduler = make_scheduler(lr_scheduler, own_optimizer, warmup_steps, self.total_steps)
         # The scheduler is not prepared: Accelerate would advance it once per process at each update.
         self.model, self.optimizer = self.accelerator.prepare(model, own_optimizer)
         self.raw_model: nn.Module = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        settle_sharding(self.model, self.forward_methods(self.raw_model))
         self.ema = ExponentialMovingAverage(self.raw_model, ema_decay) if ema_decay is not None else None
-        self.checkpoints = CheckpointFolder(self.exp_dir / "checkpoints", save_last_k)
+        self.checkpoints = CheckpointFolder(self.exp_dir / "checkpoints", save_last_k, keep_every_n_steps)
         self.metrics_file = MetricsFile(self.exp_dir / "metrics.jsonl")
-        self.train_metrics = MeanMetrics()
-        self.step, self.best_value, self.is_loaded = 0, float("inf"), False
+        self.metric_monitor = metric_monitor or MetricMonitor()
+        self.frozen = frozen_fingerprints(self.raw_model)
+        self.train_metrics, self.val_metrics = MeanMetrics(skip_nonfinite=True), MeanMetrics()
+        self.step, self.micro_batches, self.is_loaded = 0, 0, False
+        self.nonfinite_steps, self.nonfinite_in_a_row = 0, 0
+        self.should_stop, self.is_best, self._is_validating = False, False, False
+        self.stop_reason: str | None = None
         self.last_val_metrics: dict[str, float] = {}
 
-    def _make_scheduler(self, factory: Callable[..., Any], optimizer: Optimizer, warmup: dict[str, Any]) -> Any:
-        given = {name: value for name, value in warmup.items() if value is not None}
-        warmup_steps = given.get("warmup_steps", int(given.get("warmup_epochs", 0) * self.epoch_length))
-        known = {"num_warmup_steps": warmup_steps, "num_training_steps": self.total_steps}
-        accepted = inspect.signature(factory).parameters
-        return factory(optimizer, **{name: value for name, value in known.items() if name in accepted})
+    def _one_pass(self) -> int:
+        per_epoch = self.train_batches.per_epoch
+        if per_epoch is None:
+            raise UserError("epoch_length is null, and the training loader does not tell its length; give epoch_length")
+        return max(1, per_epoch // self.micro_batches_per_step)
+
+    @property
+    def epoch(self) -> int:
+        return self.step // self.epoch_length
+
+    @abstractmethod
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """The loss of one micro-batch, a mean over its items. Runs under autocast; report more with ``self.log``."""
+
+    @abstractmethod
+    def validation_step(self, batch: Any, batch_idx: int) -> Any:
+        """Report values of one batch with ``self.log``. No gradients, averaged weights, fixed random numbers."""
 
     # -- the loop -----------------------------------------------------------------------------------------------
 
     def fit(self, settings: Mapping[str, Any] | None = None) -> None:
-        """Train from where ``load_checkpoint`` left off, or from the start, to the last step.
+        """Train from where ``load_checkpoint`` left off, or from the start, until ``stop_reason``.
 
         Args:
             settings: the configuration of the run, for the trackers to show beside its curves.
         """
         self.load_checkpoint()
         log_processes(self.accelerator)
-        batches = self._micro_batches()
-        bar = tqdm(
-            total=self.total_steps, initial=self.step, unit="step", desc="train", dynamic_ncols=True,
-            disable=not (self.progress and self.accelerator.is_main_process),
-        )  # fmt: skip
+        is_shown = self.progress and self.accelerator.is_main_process
         try:
-            if self.step < self.total_steps:
+            if self.step < self.total_steps and not self.metric_monitor.should_stop:
                 start_trackers(self.accelerator, self.step, settings or {})
-            self.on_train_start()
-            while self.step < self.total_steps:
-                if self.step % self.epoch_length == 0:
-                    self.on_train_epoch_start()
-                started = time.perf_counter()
-                items = self._step(batches)
-                self._log_step(bar, items / (time.perf_counter() - started))
-                last = self.step == self.total_steps
-                validated = last or self.step % self.val_every_n_steps == 0
-                is_best = validated and self._validate()
-                if last or self.step % self.save_every_n_steps == 0 or is_best:
-                    self._save(is_best)
-                if self.step % self.epoch_length == 0:
-                    self.on_train_epoch_end()
+            with StopSignals(self.accelerator) as signals, Progress(self.total_steps, self.step, is_shown) as progress:
+                self.on_train_start()
+                self._train(signals, progress)
+                self.on_train_end()
         except BaseException as error:
             self.on_exception(error)
             finish_trackers(self.accelerator, exit_code=1)
             raise
-        finally:
-            bar.close()
-        self.on_train_end()
         finish_trackers(self.accelerator, exit_code=0)
 
-    def _step(self, batches: Iterator[Any]) -> int:
-        """One optimizer update; returns how many items all processes saw."""
+    def _train(self, signals: StopSignals, progress: Progress) -> None:
+        self.should_stop = self.metric_monitor.should_stop
+        batches = self.train_batches.stream(self.micro_batches)
+        while self.step < self.total_steps and not self.should_stop:
+            if self.step % self.epoch_length == 0:
+                self.on_train_epoch_start()
+            began_s = time.perf_counter()
+            items = self._update(batches)
+            progress.update(items, time.perf_counter() - began_s)
+            if self._is_due(self.log_every_n_steps, None):
+                self._log_training(progress)
+            self.is_best = self._is_due(self.val_every_n_steps, self.val_every_n_epochs) and self._validate()
+            if self.step % self.epoch_length == 0:
+                self.on_train_epoch_end()
+            signal, self.should_stop = signals.agreed(self.should_stop)
+            stops = signal is not None or self.should_stop
+            if self.is_best or stops or self._is_due(self.save_every_n_steps, self.save_every_n_epochs):
+                run_state.save(self)
+            if signal is not None:
+                self.stop_reason = signal
+                logger.warning("%s: stopped after step %d, which is saved; the same command goes on", signal, self.step)
+                return
+        self.stop_reason = "stopped early" if self.should_stop else "finished"
+
+    def _is_due(self, every_n_steps: int | None, every_n_epochs: int | None) -> bool:
+        """Whether something is due after this step; at the last one everything is."""
+        by_step = every_n_steps is not None and self.step % every_n_steps == 0
+        by_epoch = every_n_epochs is not None and self.step % (every_n_epochs * self.epoch_length) == 0
+        return by_step or by_epoch or self.step == self.total_steps
+
+    def _update(self, batches: Iterator[Any]) -> int:
+        """One step; returns how many items all processes saw."""
         self.model.train()
-        items = 0
+        items, losses, places = 0, [], []
         for micro in range(self.gradient_accumulation_steps):
-            batch = next(batches)
+            batch = self._on_device(next_batch(batches))
+            batch_idx = self.step % self.epoch_length * self.gradient_accumulation_steps + micro
             # Its place among all micro-batches of the step, so two processes draw what one does with twice as many.
             place = micro * self.accelerator.num_processes + self.accelerator.process_index
-            torch.manual_seed(derive_seed(self.seed, self.step, place))
-            self.on_train_batch_start(batch)
-            last = micro == self.gradient_accumulation_steps - 1
-            with nullcontext() if last else self.accelerator.no_sync(self.model), self.accelerator.autocast():
-                loss = self.training_step(batch)
-            self.on_before_backward(loss)
-            self.accelerator.backward(loss / self.gradient_accumulation_steps)
-            self.on_after_backward()
-            items += len(batch)
-        if self.max_grad_norm is not None:
-            norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.max_grad_norm)
-            self.train_metrics.update("grad_norm", torch.as_tensor(norm))
-        self.on_before_optimizer_step()
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        self.lr_scheduler.step()
-        if self.ema is not None:
-            self.ema.update()
-        self.step += 1
-        self.on_train_batch_end(batch)
+            seed_all(derive_seed(self.seed, self.step, place))
+            self.on_train_batch_start(batch, batch_idx)
+            is_last = micro == self.gradient_accumulation_steps - 1
+            with nullcontext() if is_last else self.accelerator.no_sync(self.model):
+                with self.accelerator.autocast():
+                    loss = self._checked_loss(self.training_step(batch, batch_idx))
+                self.on_before_backward(loss)
+                # A loss that is not finite makes all its gradients NaN, so that every process skips the update.
+                finite_or_nan = torch.where(loss.detach().isfinite(), 1.0, torch.nan)
+                self.accelerator.backward(loss * finite_or_nan / self.gradient_accumulation_steps)
+                self.on_after_backward()
+            self.train_metrics.update("train/total_loss", loss)
+            losses.append(loss.detach())
+            places.append((self.micro_batches + place, getattr(batch, "audio_ids", None)))
+            items += num_items(batch)
+            if is_last:
+                self._optimize(losses, places)
+            self.on_train_batch_end(losses[-1], batch, batch_idx)
         return items * self.accelerator.num_processes
 
-    def _micro_batches(self) -> Iterator[Any]:
-        sampler = self.train_dataloader.batch_sampler
-        sampler.start = self.step * self.gradient_accumulation_steps  # type: ignore[union-attr]
-        for batch in self.train_dataloader:
-            yield batch.to(self.accelerator.device)
+    def _optimize(self, losses: list[Tensor], places: list[tuple[int, Any]]) -> None:
+        """Clip and update, unless a gradient is not finite; then only the counters go on."""
+        self.accelerator.unscale_gradients()
+        self.on_before_optimizer_step(self.optimizer)
+        limit = float("inf") if self.max_grad_norm is None else self.max_grad_norm
+        norm = whole(torch.as_tensor(self.accelerator.clip_grad_norm_(self.model.parameters(), limit)))
+        self.train_metrics.update("grad_norm", norm)
+        is_finite = bool(norm.isfinite())  # the same in all processes, which share their gradients
+        if is_finite or self.accelerator.scaler is not None:  # the scaler of fp16 skips by itself, and learns from it
+            self.optimizer.step()
+        self.optimizer.zero_grad()
+        if not needs_metric(self.lr_scheduler):
+            self.lr_scheduler.step()
+        elif isinstance(self.lr_scheduler, WarmedUp):
+            self.lr_scheduler.count()
+        if self.ema is not None and is_finite:
+            self.ema.update()
+        self.step += 1
+        self.micro_batches += self.micro_batches_per_step
+        self.nonfinite_in_a_row = 0 if is_finite else self.nonfinite_in_a_row + 1
+        if not is_finite:
+            self._report_skipped(losses, places)
 
-    # -- validation, logging, checkpoints ------------------------------------------------------------------------
+    def _report_skipped(self, losses: list[Tensor], places: list[tuple[int, Any]]) -> None:
+        self.nonfinite_steps += 1
+        guilty = [place for loss, place in zip(losses, places, strict=True) if not loss.isfinite()]
+        found = sorted(gather_object(guilty)) if self.accelerator.num_processes > 1 else guilty
+        what = "the loss" if found else "the gradient"
+        everything = gather_object(places) if self.accelerator.num_processes > 1 else places
+        batches = "; ".join(self._describe(number, ids) for number, ids in found or sorted(everything))
+        message = f"step {self.step}: {what} is infinite or NaN, no update was made; {batches}"
+        if self.nonfinite_in_a_row >= self.max_nonfinite_steps:
+            raise UserError(
+                f"{message}. That is number {self.nonfinite_in_a_row} in a row (trainer.max_nonfinite_steps); the "
+                "checkpoints before are whole. Look at these items, lower optimizer.lr or trainer.max_grad_norm, or "
+                "set trainer.mixed_precision=no"
+            )
+        logger.warning("%s (%d in a row, %d in all)", message, self.nonfinite_in_a_row, self.nonfinite_steps)
+
+    def _describe(self, number: int, audio_ids: Any) -> str:
+        if audio_ids is None:
+            return f"items {self.train_batches.keys(number)} of the training data"
+        return f"audio ids {', '.join(map(str, audio_ids))}"
+
+    def _checked_loss(self, loss: Any) -> Tensor:
+        if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
+            shown = tuple(loss.shape) if isinstance(loss, Tensor) else loss
+            raise TypeError(f"training_step returned {shown!r}; it must return the loss, one number with a gradient")
+        return loss.reshape(())
+
+    def _on_device(self, batch: Any) -> Any:
+        if hasattr(batch, "to"):
+            return batch.to(self.accelerator.device)
+        return send_to_device(batch, self.accelerator.device, non_blocking=True)
+
+    # -- validation and logging ----------------------------------------------------------------------------------
 
     def _validate(self) -> bool:
         """Run all validation items with the averaged weights; True if the monitored metric is the best so far."""
-        if self.val_dataloader is None:
+        if self.val_batches is None:
             return False
+        self._is_validating, self.val_metrics = True, MeanMetrics()
         self.on_validation_start()
         self.model.eval()
-        metrics = MeanMetrics()
         with torch.no_grad(), self.averaged_weights():
-            for batch in self.val_dataloader:
-                batch = batch.to(self.accelerator.device)
-                self.on_validation_batch_start(batch)
-                with self.accelerator.autocast():
-                    self.validation_step(batch, metrics)
-                self.on_validation_batch_end(batch)
-        means = self.get_val_metrics(metrics)
-        if self.metric_monitor not in means:
-            known = ", ".join(means)
-            raise UserError(f"metric_monitor is {self.metric_monitor!r}, but validation gives {known}")
-        self.last_val_metrics = means
-        self._log(means)
-        self.on_validation_end(means)
-        is_best = means[self.metric_monitor] < self.best_value
-        self.best_value = min(self.best_value, means[self.metric_monitor])
-        return is_best
+            for batch_idx, batch, counts in self.val_batches:
+                seed_all(derive_seed("validation", batch_idx))
+                self._validate_batch(self._on_device(batch), batch_idx, counts)
+        self.last_val_metrics = self.get_val_metrics()
+        self._is_validating = False
+        self._write(self.last_val_metrics)
+        self.is_best = self.metric_monitor.update(self.last_val_metrics)
+        if needs_metric(self.lr_scheduler):
+            self.lr_scheduler.step(self.last_val_metrics[self.metric_monitor.name])
+        self.should_stop = self.should_stop or self.metric_monitor.should_stop
+        self.on_validation_end()
+        return self.is_best
 
-    def averaged_weights(self) -> AbstractContextManager[None]:
-        """Context in which the model holds its averaged weights (its own without an EMA)."""
-        return self.ema.applied() if self.ema is not None else nullcontext()
-
-    def _log_step(self, bar: tqdm, items_per_s: float) -> None:
-        bar.update()
-        if self.step % self.log_every_n_steps and self.step != self.total_steps:
+    def _validate_batch(self, batch: Any, batch_idx: int, counts: bool) -> None:
+        if not counts:  # only so that sharded models meet
+            kept, self.val_metrics = self.val_metrics, MeanMetrics()
+            with self.accelerator.autocast():
+                self.validation_step(batch, batch_idx)
+            self.val_metrics = kept
             return
+        self.on_validation_batch_start(batch, batch_idx)
+        with self.accelerator.autocast():
+            outputs = self.validation_step(batch, batch_idx)
+        self.on_validation_batch_end(outputs, batch, batch_idx)
+
+    def get_val_metrics(self) -> dict[str, float]:
+        """Means of what ``validation_step`` logged, over all items of all processes; every process must call it."""
+        return self.val_metrics.compute(self.accelerator)
+
+    def log(self, name: str, values: Tensor | float, mask: Tensor | None = None) -> None:
+        """Report values of any shape; the mean over all of them, all batches and all processes is logged.
+
+        Args:
+            name: such as "train/accuracy" or "val/accuracy".
+            values: one per item gives exact means where batches differ in size.
+            mask: of the same shape, which values count.
+        """
+        metrics = self.val_metrics if self._is_validating else self.train_metrics
+        metrics.update(name, torch.as_tensor(values), mask)
+
+    def _log_training(self, progress: Progress) -> None:
         means = self.train_metrics.compute(self.accelerator)
-        self.train_metrics = MeanMetrics()
-        self._stop_unless(finite=all(map(math.isfinite, means.values())), what="loss")
-        lr = self.optimizer.param_groups[0]["lr"]
-        self._log({**means, "lr": lr, "items_per_s": items_per_s})
-        bar.set_postfix(
-            loss=f"{means.get('train/loss', float('nan')):.4f}", lr=f"{lr:.1e}", items_s=f"{items_per_s:.1f}"
-        )
+        self.train_metrics = MeanMetrics(skip_nonfinite=True)
+        lr, items_per_s = self.optimizer.param_groups[0]["lr"], progress.items_per_s()
+        skipped = {"nonfinite_steps": self.nonfinite_steps} if self.nonfinite_steps else {}
+        self._write({**means, "lr": lr, "items_per_s": items_per_s, **skipped})
+        progress.show(means.get("train/total_loss", float("nan")), lr, items_per_s)
 
-    def _stop_unless(self, *, finite: bool, what: str) -> None:
-        if not finite:
-            raise UserError(
-                f"step {self.step}: the {what} became infinite or NaN; the checkpoints before are whole. "
-                "Lower optimizer.lr or trainer.max_grad_norm, or set trainer.mixed_precision=no"
-            )
-
-    def _log(self, values: dict[str, float]) -> None:
+    def _write(self, values: Mapping[str, float]) -> None:
         if self.accelerator.is_main_process:
             epoch = (self.step - 1) // self.epoch_length
             self.metrics_file.write({"step": self.step, "epoch": epoch, **values})
             self.accelerator.log({"epoch": epoch, **values}, step=self.step)
 
-    def _save(self, is_best: bool) -> None:
-        finite = all(bool(torch.isfinite(p).all()) for p in self.raw_model.parameters())
-        self._stop_unless(finite=finite, what="model")  # so it never takes a good checkpoint's place
-        state: dict[str, Any] = {
-            "step": self.step,
-            "best_value": self.best_value,
-            "optimizer": self.optimizer.state_dict(),
-            "lr_scheduler": self.lr_scheduler.state_dict(),
-            "ema_updates": self.ema.updates if self.ema else 0,
-            "train_metrics": self.train_metrics.state_dict(self.accelerator),
-            "last_val_metrics": self.last_val_metrics,
-        }
-        self.on_save_checkpoint(state)
-        if self.accelerator.is_main_process:
-            weights = {"model": trainable_state(self.raw_model)}
-            if self.ema is not None:
-                weights["ema"] = {name: t.cpu().contiguous() for name, t in self.ema.average.items()}
-            self.checkpoints.save(self.step, weights, state, is_best)
-        self.accelerator.wait_for_everyone()
+    # -- weights -------------------------------------------------------------------------------------------------
+
+    def averaged_weights(self) -> AbstractContextManager[None]:
+        """Context in which the model holds its averaged weights (its own without an EMA)."""
+        return self.ema.applied() if self.ema is not None else nullcontext()
+
+    def modules_to_compile(self, model: nn.Module) -> Iterable[nn.Module]:
+        """What ``torch_compile`` compiles, in place: names of weights stay. Override for parts of a dynamic model."""
+        return [model]
+
+    def forward_methods(self, model: nn.Module) -> Iterable[tuple[nn.Module, str]]:
+        """Modules, and names of their methods that compute with weights outside ``forward``; FSDP must know them."""
+        return []
 
     def load_checkpoint(self) -> None:
-        """Load the checkpoint that ``resume`` asks for, if any; the second call does nothing."""
-        if self.is_loaded:
-            return
-        self.is_loaded = True
-        newest = self.checkpoints.latest()
-        if self.resume == "never":
-            if newest is not None:
-                raise UserError(f"{newest} exists and resume=never; choose another exp_dir or remove the folder")
-            checkpoint = None
-        elif self.resume == "auto":
-            checkpoint = newest
-        else:
-            checkpoint = Path(self.resume).resolve()
-            if not checkpoint.is_dir():
-                raise UserError(f"resume={self.resume}: no such checkpoint folder")
-        if checkpoint is None:
-            if self.accelerator.is_main_process:
-                self.exp_dir.mkdir(parents=True, exist_ok=True)
-                self.metrics_file.truncate(0)
-            return
-        load_strictly(self.raw_model, read_weights(checkpoint / "model.safetensors"), str(checkpoint))
-        state = read_state(checkpoint)
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.lr_scheduler.load_state_dict(state["lr_scheduler"])
-        self.step, self.best_value = state["step"], state["best_value"]
-        if self.accelerator.is_main_process:  # they are sums over all processes
-            self.train_metrics.load_state_dict(state["train_metrics"])
-        self.last_val_metrics = state["last_val_metrics"]
-        if self.ema is not None:
-            average: dict[str, Tensor] = read_weights(checkpoint / "ema.safetensors")
-            self.ema.updates = state["ema_updates"]
-            for name, tensor in self.ema.average.items():
-                tensor.copy_(average[name])
-        if self.accelerator.is_main_process:
-            self.metrics_file.truncate(self.step)
-            self.checkpoints.set_aside_after(self.step)
-        self.on_load_checkpoint(state)
-        logger.info("resumed from %s (step %d of %d)", checkpoint, self.step, self.total_steps)
+        """Load what ``resume`` and ``initial_weights`` ask for; the second call does nothing."""
+        if not self.is_loaded:
+            self.is_loaded = True
+            run_state.load(self)
 
-    # -- what subclasses define ----------------------------------------------------------------------------------
-
-    @abstractmethod
-    def training_step(self, batch: Any) -> Tensor:
-        """The loss of one micro-batch; runs under autocast. Report values with ``self.train_metrics.update``."""
-
-    @abstractmethod
-    def validation_step(self, batch: Any, metrics: MeanMetrics) -> None:
-        """Add this batch's values to ``metrics``."""
-
-    def get_val_metrics(self, metrics: MeanMetrics) -> dict[str, float]:
-        """Validation means over all processes."""
-        return metrics.compute(self.accelerator)
+    def export(self, folder: Path, cfg: Mapping[str, Any]) -> None:
+        """Write the trained model, averaged weights and configuration, to a folder; every process must call it."""
+        run_state.export(self, folder, cfg)

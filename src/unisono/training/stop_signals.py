@@ -1,0 +1,65 @@
+"""Signals that ask a run to stop: it ends its step, saves, and leaves; what a cluster's preemption needs."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+logger = logging.getLogger(__name__)
+_NAMES = ("SIGTERM", "SIGINT", "SIGUSR1")
+_SECOND_THOUGHT_S = 2.0  # a terminal and a launcher may both send one and the same Ctrl-C
+
+
+class StopSignals:
+    """Context in which SIGTERM, SIGINT and SIGUSR1 are remembered until the next step boundary.
+
+    A second SIGINT, two seconds later or more, raises ``KeyboardInterrupt`` at once.
+    """
+
+    def __init__(self, accelerator: Accelerator) -> None:
+        self.accelerator = accelerator
+        self.received: str | None = None
+        self._received_s = 0.0
+        self._before: dict[int, Callable[..., Any] | int | None] = {}
+        self._group: Any = None
+
+    def __enter__(self) -> StopSignals:
+        if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
+            for name in _NAMES:
+                if hasattr(signal, name):
+                    self._before[getattr(signal, name)] = signal.signal(getattr(signal, name), self._receive)
+        if self.accelerator.num_processes > 1:
+            # On the CPU whatever the model is on: asking must not wait for a GPU.
+            self._group = torch.distributed.new_group(backend="gloo")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        now_s = time.monotonic()
+        if self.received is None:
+            self.received, self._received_s = signal.Signals(number).name, now_s
+        elif number == signal.SIGINT and now_s - self._received_s >= _SECOND_THOUGHT_S:
+            raise KeyboardInterrupt
+
+    def agreed(self, should_stop: bool) -> tuple[str | None, bool]:
+        """What all processes know together: the signal that any of them got, and whether any wants to stop.
+
+        Every process must call it at the same step, else they would wait for each other in the next one.
+        """
+        known = [_NAMES.index(self.received) + 1 if self.received else 0, int(should_stop)]
+        if self._group is not None:
+            flags = torch.tensor(known)
+            torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX, group=self._group)
+            known = flags.tolist()
+        return _NAMES[known[0] - 1] if known[0] else None, bool(known[1])
