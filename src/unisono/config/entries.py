@@ -53,7 +53,7 @@ TRAINING = EntryPoint(
     settings=("exp_dir", "seed", "resume"),
     given_later={
         "optimizer": ("params",),
-        "lr_scheduler": ("optimizer", "num_warmup_steps", "num_training_steps", "T_max", "total_steps"),
+        "lr_scheduler": ("optimizer", "num_warmup_steps", "num_training_steps", "T_max", "total_steps", "total_iters"),
         "trainer": (
             "model",
             "optimizer",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import signal
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from itertools import count, islice
@@ -17,13 +17,13 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from accelerate.utils import find_batch_size
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 from unisono.errors import UserError
 from unisono.objectives.noise import derive_seed
 
 _WORKER_GRACE_S = 30
+_END = object()
 
 
 def seed_all(seed: int) -> None:
@@ -33,17 +33,43 @@ def seed_all(seed: int) -> None:
     torch.manual_seed(seed)
 
 
+class RandomStream:
+    """Context in which the global generators go on from where they were when it was last left, first from ``seed``.
+
+    Afterwards they are where they were before.
+    """
+
+    def __init__(self, seed: int) -> None:
+        with _kept():
+            seed_all(seed)
+            self._states = _states()
+
+    def __enter__(self) -> None:
+        self._outside = _states()
+        _set(self._states)
+
+    def __exit__(self, *_: object) -> None:
+        self._states = _states()
+        _set(self._outside)
+
+
+def _states() -> tuple[Any, Any, torch.Tensor]:
+    return random.getstate(), np.random.get_state(), torch.random.get_rng_state()  # noqa: NPY002
+
+
+def _set(states: tuple[Any, Any, torch.Tensor]) -> None:
+    random.setstate(states[0])
+    np.random.set_state(states[1])  # noqa: NPY002
+    torch.random.set_rng_state(states[2])
+
+
 @contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Within the context the global generators start from ``seed``; afterwards they are where they were before."""
-    states = random.getstate(), np.random.get_state(), torch.random.get_rng_state()  # noqa: NPY002
-    seed_all(seed)
+def _kept() -> Iterator[None]:
+    states = _states()
     try:
         yield
     finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])  # noqa: NPY002
-        torch.random.set_rng_state(states[2])
+        _set(states)
 
 
 @runtime_checkable
@@ -63,13 +89,14 @@ class EpochOrder(Sampler[Any]):
     """The endless, shardable order that repeats a sampler's epochs, each with its own seed.
 
     Args:
-        sampler: gives one epoch: batches of keys, or single keys. With ``set_epoch`` or a ``generator`` of its own it
-            is told the epoch; else it is to draw from the global generators, as torch's samplers do.
+        sampler: gives one epoch. With ``set_epoch`` or a ``generator`` of its own it is told the epoch; else it is to
+            draw from the global generators, as torch's samplers do.
         seed: of the order.
+        is_batched: the sampler gives batches of keys; else keys, each of a whole batch.
     """
 
-    def __init__(self, sampler: Any, seed: int) -> None:
-        self.sampler, self.seed = sampler, seed
+    def __init__(self, sampler: Any, seed: int, is_batched: bool = True) -> None:
+        self.sampler, self.seed, self.is_batched = sampler, seed, is_batched
         self.rank, self.num_ranks, self.start = 0, 1, 0
         self._cached: tuple[int, list[Any]] | None = None
 
@@ -83,24 +110,36 @@ class EpochOrder(Sampler[Any]):
     def epoch(self, epoch: int) -> list[Any]:
         """One epoch as the sampler gives it."""
         if self._cached is None or self._cached[0] != epoch:
-            entries = one_epoch(self.sampler, self.seed, epoch)
-            if len(entries) != len(self):
-                raise UserError(
-                    f"{type(self.sampler).__name__} gave {len(entries)} batches in epoch {epoch}, and its length is "
-                    f"{len(self)}; a sampler whose epochs differ in length cannot be resumed: fix its length"
-                )
-            self._cached = (epoch, entries)
+            self._cached = (epoch, one_epoch(self.sampler, self.seed, epoch))
         return self._cached[1]
 
     def __iter__(self) -> Iterator[Any]:
         for k in count(self.start + self.rank, self.num_ranks):
             epoch, position = divmod(k, len(self))
             entry = self.epoch(epoch)[position]
-            yield [(epoch, key) for key in entry] if isinstance(entry, Sequence) else (epoch, entry)
+            yield placed(epoch, entry, self.is_batched)
+
+
+def placed(epoch: int, entry: Any, is_batched: bool) -> Any:
+    """What a sampler gave, with the epoch beside each key, for ``SeededItems``."""
+    return [(epoch, _key(key)) for key in entry] if is_batched else (epoch, entry)
+
+
+def _key(key: Any) -> Any:
+    return key.item() if isinstance(key, torch.Tensor | np.integer) else key  # equal keys must print alike for the seed
 
 
 def one_epoch(sampler: Any, seed: int, epoch: int) -> list[Any]:
-    """All that ``sampler`` gives in an epoch, whatever was drawn before."""
+    """All that ``sampler`` gives in an epoch, whatever was drawn before.
+
+    Raises:
+        UserError: it has no length, or another one than it says; such an order cannot be begun anywhere.
+    """
+    name = type(sampler).__name__
+    try:
+        length = len(sampler)
+    except TypeError:
+        raise UserError(f"the sampler {name} has no length; give it one, or make the data set iterable") from None
     own_seed = derive_seed(seed, "order", epoch)
     part: Any
     for part in (sampler, getattr(sampler, "sampler", None)):
@@ -108,8 +147,15 @@ def one_epoch(sampler: Any, seed: int, epoch: int) -> list[Any]:
             part.set_epoch(epoch)
         if isinstance(getattr(part, "generator", None), torch.Generator):
             part.generator.manual_seed(own_seed)
-    with seeded(own_seed):
-        return list(sampler)
+    with RandomStream(own_seed):
+        entries = list(islice(sampler, length + 1))
+    if len(entries) != length:
+        found = "more than its length" if len(entries) > length else f"{len(entries)} batches"
+        raise UserError(
+            f"{name} gave {found} in epoch {epoch}, and its length is {length}; a sampler whose epochs differ in "
+            "length cannot be resumed: fix its length"
+        )
+    return entries
 
 
 class SeededItems(Dataset[Any]):
@@ -170,6 +216,18 @@ def _rebuilt(loader: DataLoader, dataset: Any, sampler: Sampler[Any]) -> DataLoa
     )
 
 
+def _drawing_apart(loader: Any, seed: int) -> Iterator[Any]:
+    """Batches of a loader that draws from the global generators while it is iterated, as training does in between."""
+    random_stream = RandomStream(seed)
+    with random_stream:
+        batches = _plainly(loader)
+        batch = next(batches, _END)
+    while batch is not _END:
+        yield batch
+        with random_stream:
+            batch = next(batches, _END)
+
+
 def _has_sampler(loader: Any) -> bool:
     return isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset)
 
@@ -188,11 +246,12 @@ class TrainBatches:
         self.seed, self.rank, self.num_ranks = seed, rank, num_ranks
         self.sampler: OrderedSampler | None = None
         if _has_sampler(loader):
-            own = loader.batch_sampler if loader.batch_sampler is not None else loader.sampler
+            is_batched = loader.batch_sampler is not None
+            own = loader.batch_sampler if is_batched else loader.sampler
             if isinstance(own, OrderedSampler):
                 self.sampler, self.loader = own, _rebuilt(loader, loader.dataset, own)  # type: ignore[arg-type]
             else:
-                order = EpochOrder(own, seed)
+                order = EpochOrder(own, seed, is_batched)
                 self.sampler, self.loader = order, _rebuilt(loader, SeededItems(loader.dataset, seed), order)
             self.sampler.shard(rank, num_ranks)
             if not len(self.sampler):
@@ -224,20 +283,19 @@ class TrainBatches:
         if self.sampler is None:
             return islice(self._repeated(), start + self.rank, None, self.num_ranks)
         self.sampler.start = start
-        return iter(self.loader)
+        return _plainly(self.loader)
 
     def _repeated(self) -> Iterator[Any]:
         for epoch in count():
-            # Seeded, and not taken back: the loader draws while it is iterated.
-            seed_all(derive_seed(self.seed, "order", epoch))
             if callable(set_epoch := getattr(getattr(self.loader, "dataset", None), "set_epoch", None)):
                 set_epoch(epoch)
             is_empty = True
-            for batch in self.loader:
+            for batch in _drawing_apart(self.loader, derive_seed(self.seed, "order", epoch)):
                 is_empty = False
                 yield batch
             if is_empty:
-                raise UserError(f"the training loader gave no batch in epoch {epoch}; is its data set empty?")
+                why = "is its data set empty?" if epoch == 0 else "a generator can be iterated once; give a list"
+                raise UserError(f"the training loader gave no batch in epoch {epoch}; {why}")
 
 
 class EvalBatches:
@@ -253,46 +311,64 @@ class EvalBatches:
         self.rank, self.num_ranks = rank, num_ranks
         self.loader, self.num_batches = loader, None
         if _has_sampler(loader):
-            own = loader.batch_sampler if loader.batch_sampler is not None else loader.sampler
+            is_batched = loader.batch_sampler is not None
+            own = loader.batch_sampler if is_batched else loader.sampler
+            if isinstance(own, OrderedSampler):
+                raise UserError("the validation loader is one for training, which never ends; use eval_dataloader")
             entries = one_epoch(own, 0, 0)
             self.num_batches = len(entries)
             if not entries:
                 raise UserError("the validation loader has no batch; give it items, or set val_dataloader to null")
             turns = -(-len(entries) // num_ranks)
             share = [entries[(turn * num_ranks + rank) % len(entries)] for turn in range(turns)]
-            keyed = [[(0, key) for key in e] if isinstance(e, Sequence) else (0, e) for e in share]
+            keyed = [placed(0, entry, is_batched) for entry in share]
             self.loader = _rebuilt(loader, SeededItems(loader.dataset, 0), keyed)  # type: ignore[arg-type]
 
     def __iter__(self) -> Iterator[tuple[int, Any, bool]]:
         """Number of the batch among all, the batch, and whether it counts."""
         if self.num_batches is not None:
-            for turn, batch in enumerate(self.loader):
+            for turn, batch in enumerate(_plainly(self.loader)):
                 number = turn * self.num_ranks + self.rank
                 yield number % self.num_batches, batch, number < self.num_batches
             return
-        yield from self._shared(iter(self.loader))
+        yield from self._shared(_drawing_apart(self.loader, 0))
 
-    def _shared(self, batches: Iterable[Any]) -> Iterator[tuple[int, Any, bool]]:
-        batches, first, turn = iter(batches), None, 0
+    def _shared(self, batches: Iterator[Any]) -> Iterator[tuple[int, Any, bool]]:
+        first, turn = None, 0
         while row := list(islice(batches, self.num_ranks)):
             first = row[0] if first is None else first
             counts = self.rank < len(row)
             yield turn * self.num_ranks + self.rank, row[self.rank] if counts else first, counts
             turn += 1
         if first is None:
-            raise UserError("the validation loader gave no batch; give it items, or set val_dataloader to null")
+            raise UserError(
+                "the validation loader gave no batch; give it items (a generator can be iterated once: give a list), "
+                "or set val_dataloader to null"
+            )
 
 
 def num_items(batch: Any) -> int:
-    """Items of a batch: the first dimension of its first tensor, or its own length."""
-    if isinstance(batch, torch.Tensor | tuple | list | Mapping):
-        return int(find_batch_size(batch) or 0)
-    return len(batch)
+    """Items of a batch: the first dimension of its first array, the length of its first list of texts, or its own."""
+    if isinstance(batch, torch.Tensor | np.ndarray):
+        return batch.shape[0] if batch.ndim else 1
+    if isinstance(batch, Mapping | tuple | list) and len(batch):
+        parts = list(batch.values() if isinstance(batch, Mapping) else batch)
+        arrays = [part for part in parts if isinstance(part, torch.Tensor | np.ndarray) and part.ndim]
+        nested = [part for part in parts if isinstance(part, Mapping | tuple | list) and len(part)]
+        if arrays or nested:
+            return num_items((arrays or nested)[0])
+        return len(batch) if isinstance(batch, list) else 1
+    return len(batch) if hasattr(batch, "__len__") else 1
 
 
-def next_batch(batches: Iterator[Any]) -> Any:
-    """The next batch; what a user can mend in a loader's worker is said without the worker's traceback."""
-    try:
-        return next(batches)
-    except UserError as error:
-        raise UserError(str(error).rpartition(f"{UserError.__name__}: ")[2].strip()) from error
+def _plainly(batches: Iterable[Any]) -> Iterator[Any]:
+    """The batches; what a user can mend in a loader's worker is said without the worker's traceback."""
+    iterator = iter(batches)
+    while True:
+        try:
+            batch = next(iterator)
+        except StopIteration:
+            return
+        except UserError as error:
+            raise UserError(str(error).rpartition(f"{UserError.__name__}: ")[2].strip()) from error
+        yield batch

@@ -14,6 +14,7 @@ from unisono.objectives.noise import derive_seed, item_noise
 from unisono.tasks import TASKS
 from unisono.timing import samples_to_frames
 from unisono.training.losses import LossResult
+from unisono.training.samples import SampleLogger
 from unisono.training.trainer import Trainer
 from unisono.training.weights import trainable_state
 from unisono.types import Batch
@@ -28,15 +29,41 @@ class AudioGenerationTrainer(Trainer):
 
     Args:
         val_sigmas: the noise levels.
+        samples: generates a few validation items now and then, with the averaged weights; None for none.
         **options: see ``Trainer``.
     """
 
     raw_model: UnifiedAudioModel
     loss_fn: Callable[[TrainingOutput], LossResult]
 
-    def __init__(self, *, val_sigmas: Sequence[float] = (0.1, 0.3, 0.5, 0.7, 0.9), **options: Any) -> None:
+    def __init__(
+        self,
+        *,
+        val_sigmas: Sequence[float] = (0.1, 0.3, 0.5, 0.7, 0.9),
+        samples: SampleLogger | None = None,
+        **options: Any,
+    ) -> None:
         super().__init__(**options)
-        self.val_sigmas = tuple(val_sigmas)
+        self.val_sigmas, self.samples, self.sampled_at_step = tuple(val_sigmas), samples, 0
+
+    def on_train_start(self) -> None:
+        if self.samples is not None:
+            self.samples.choose(self.val_dataloader, self.raw_model)
+
+    def on_validation_end(self) -> None:
+        if self.samples is None:
+            return
+        every = self.samples.every_n_steps
+        if self.step // every > self.sampled_at_step // every or self.step == self.total_steps:
+            with self.averaged_weights(), self.accelerator.autocast():
+                self.samples.log(self.raw_model, self.step, self.trackers)
+            self.sampled_at_step = self.step
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["sampled_at_step"] = self.sampled_at_step
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.sampled_at_step = checkpoint["sampled_at_step"]
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         result = self.loss_fn(self.model(batch))

@@ -6,8 +6,10 @@ import errno
 import json
 import logging
 import os
+import pickle
 import shutil
 import zipfile
+from collections import OrderedDict, defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -71,7 +73,28 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
     """The trainer's state; nothing in it is unpickled but tensors and plain containers."""
-    return torch.load(checkpoint / _STATE, map_location="cpu", weights_only=True)
+    try:
+        return torch.load(checkpoint / _STATE, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"{checkpoint / _STATE}: not the plain values and tensors that a trainer saves ({reason}); use another one"
+        ) from error
+
+
+def _refuse_objects(value: Any, place: str) -> None:
+    """Raise for what ``read_state`` would refuse, before it takes a good checkpoint's place."""
+    if type(value) in (dict, OrderedDict, defaultdict):
+        for key, inner in value.items():
+            _refuse_objects(inner, f"{place}.{key}" if place else str(key))
+    elif type(value) in (list, tuple, set):
+        for inner in value:
+            _refuse_objects(inner, place)
+    elif value is not None and not isinstance(value, Tensor) and type(value) not in (str, int, float, bool, bytes):
+        raise TypeError(
+            f"{place} of the checkpoint is a {type(value).__name__} ({value!r:.60}); on_save_checkpoint may add plain "
+            "values, tensors, and lists and dicts of them: nothing else could be read back without running code"
+        )
 
 
 def damage(checkpoint: Path) -> str | None:
@@ -84,11 +107,12 @@ def damage(checkpoint: Path) -> str | None:
             if name.endswith(".safetensors"):
                 with safe_open(checkpoint / name, "pt"):
                     pass  # the header is whole
-        if not zipfile.is_zipfile(checkpoint / _STATE):
-            return f"{_STATE} is not what was written"
+        with zipfile.ZipFile(checkpoint / _STATE) as state:
+            if state.testzip() is not None:  # checksums that torch writes
+                return f"{_STATE} is not what was written"
     except FileNotFoundError as error:
         return f"{Path(error.filename).name} is missing"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError, zipfile.BadZipFile) as error:
         return f"{type(error).__name__}: {error}"
     return None
 
@@ -141,6 +165,7 @@ class CheckpointFolder:
         Raises:
             UserError: it could not be written, for example because the disk is full; older checkpoints are intact.
         """
+        _refuse_objects(state, "")
         final = self.folder / f"step_{step:08d}"
         temporary = self.folder / f".tmp_{final.name}"
         try:
@@ -149,8 +174,9 @@ class CheckpointFolder:
             temporary.mkdir(parents=True)
             self._write(temporary, step, weights, state)
         except (OSError, RuntimeError, SafetensorError) as error:
+            free_bytes = shutil.disk_usage(self.folder if self.folder.is_dir() else Path()).free
             shutil.rmtree(temporary, ignore_errors=True)
-            raise self._not_written(final, error) from error
+            raise self._not_written(final, error, free_bytes) from error
         self._remove(final)
         os.replace(temporary, final)
         self._link("last", final)
@@ -169,15 +195,16 @@ class CheckpointFolder:
         (folder / _CONTENTS).write_text(json.dumps({"step": step, "bytes": sizes}, indent=1), encoding="utf-8")
         sync_folder(folder)
 
-    def _not_written(self, final: Path, error: Exception) -> UserError:
-        free_gb = shutil.disk_usage(self.folder if self.folder.is_dir() else Path()).free / 1e9
-        is_full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "o space left" in str(error)
+    def _not_written(self, final: Path, error: Exception, free_bytes: int) -> UserError:
+        # torch has a message of its own for a disk that takes no more, which does not say so.
+        is_full = free_bytes < 1_000_000 or "o space left" in str(error)
+        is_full = is_full or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
         kept = self.steps()
         whole = f"{kept[-1]} and those before are intact" if kept else "there is no earlier checkpoint"
         reason = "the disk is full" if is_full else f"{type(error).__name__}: {str(error).splitlines()[0]}"
         return UserError(
-            f"{final} could not be written: {reason} ({free_gb:.2f} GB free); {whole}. Make room (trainer.save_last_k "
-            "limits how many are kept), then give the same command again"
+            f"{final} could not be written: {reason} ({free_bytes / 1e9:.2f} GB free); {whole}. Make room "
+            "(trainer.save_last_k limits how many are kept), then give the same command again"
         )
 
     def set_aside_after(self, step: int) -> None:
@@ -188,9 +215,16 @@ class CheckpointFolder:
                 while (aside := self.folder / f"abandoned_{number}_{path.name}").exists():
                     number += 1
                 os.replace(path, aside)
-        newest = self.steps()[-1:]
-        if newest:  # the link must not point to what was moved
+        newest, best = self.steps()[-1:], self.folder / "best"
+        if newest:  # the links must not point to what was moved
             self._link("last", newest[0])
+        if best.is_symlink() and not best.exists():
+            best.unlink()
+
+    def mark_best(self, checkpoint: Path) -> None:
+        """Let ``best`` point to a checkpoint of this folder, where a kill came between its rename and the link."""
+        if checkpoint.parent == self.folder.resolve():
+            self._link("best", checkpoint)
 
     def _link(self, name: str, target: Path) -> None:
         temporary = self.folder / f".tmp_{name}"

@@ -18,6 +18,7 @@ class MetricMonitor:
         mode: "min" if lower is better, else "max".
         patience: stop after so many validations in a row without an improvement; None never stops.
         min_delta: an improvement is larger than this.
+        is_optional: validation may do without the metric; then nothing is best.
     """
 
     def __init__(
@@ -26,6 +27,7 @@ class MetricMonitor:
         mode: Literal["min", "max"] = "min",
         patience: int | None = None,
         min_delta: float = 0.0,
+        is_optional: bool = False,
     ) -> None:
         if mode not in ("min", "max"):
             raise UserError(f"metric_monitor.mode is {mode!r}; it must be min or max")
@@ -34,11 +36,14 @@ class MetricMonitor:
         if not min_delta >= 0:
             raise UserError(f"metric_monitor.min_delta is {min_delta}; it must not be negative")
         self.name, self.mode, self.patience, self.min_delta = name, mode, patience, min_delta
+        self.is_optional = is_optional
         self.best: float | None = None
         self.without_improvement = 0
 
     def update(self, metrics: Mapping[str, float]) -> bool:
         """Whether these validation metrics are the best so far; NaN never is."""
+        if self.name not in metrics and self.is_optional:
+            return False
         if self.name not in metrics:
             raise UserError(
                 f"metric_monitor.name is {self.name!r}, which validation does not give; "

@@ -96,14 +96,13 @@ def make_accelerator(mixed_precision: MixedPrecision, trackers: Sequence[General
 
 def _sharding() -> FullyShardedDataParallelPlugin:
     """What the launcher said of FSDP, with float32 between processes: autocast alone sets the precision."""
-    plugin = FullyShardedDataParallelPlugin(mixed_precision_policy=MixedPrecisionPolicy())
-    if plugin.fsdp_version != 2:
+    if os.environ.get("FSDP_VERSION", "1") != "2":
         raise UserError(
             "FSDP version 1 is not supported; say fsdp_version: 2, as in configs/accelerate/fsdp_8gpus.yaml"
         )
     if os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no").lower() != "no":
         raise UserError("with FSDP, compile by trainer.torch_compile=true instead of Accelerate's dynamo_backend")
-    return plugin
+    return FullyShardedDataParallelPlugin(mixed_precision_policy=MixedPrecisionPolicy())
 
 
 def settle_sharding(model: nn.Module, methods: Iterable[tuple[nn.Module, str]]) -> None:

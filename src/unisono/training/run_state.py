@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 from unisono.errors import UserError
 from unisono.training.checkpoint import damage, read_state, read_weights, replaced_folder
+from unisono.training.schedules import check_same_length
 from unisono.training.weights import (
     check_fingerprints,
     load_optimizer_state,
@@ -43,6 +44,7 @@ def save(trainer: Trainer) -> None:
     scaler = trainer.accelerator.scaler
     state: dict[str, Any] = {
         "step": trainer.step,
+        "total_steps": trainer.total_steps,
         "micro_batches": trainer.micro_batches,
         "micro_batches_per_step": trainer.micro_batches_per_step,
         "metric_monitor": trainer.metric_monitor.state_dict(),
@@ -52,8 +54,8 @@ def save(trainer: Trainer) -> None:
         "ema_updates": 0 if trainer.ema is None else trainer.ema.updates,
         "train_metrics": trainer.train_metrics.state_dict(trainer.accelerator),
         "last_val_metrics": trainer.last_val_metrics,
-        "nonfinite_steps": trainer.nonfinite_steps,
-        "nonfinite_in_a_row": trainer.nonfinite_in_a_row,
+        "is_best": trainer.is_best,
+        "nonfinite": trainer.nonfinite.state_dict(),
         "frozen": trainer.frozen,
     }
     trainer.on_save_checkpoint(state)
@@ -112,18 +114,21 @@ def _restore(trainer: Trainer, checkpoint: Path) -> None:
     check_fingerprints(state["frozen"], trainer.frozen, str(checkpoint))
     load_strictly(trainer.raw_model, weights, str(checkpoint))
     load_optimizer_state(trainer.optimizer, trainer.raw_model, state["optimizer"], str(checkpoint))
+    check_same_length(trainer.lr_scheduler.state_dict(), state["lr_scheduler"], str(checkpoint))
     trainer.lr_scheduler.load_state_dict(state["lr_scheduler"])
     if trainer.accelerator.scaler is not None and state["scaler"] is not None:
         trainer.accelerator.scaler.load_state_dict(state["scaler"])
     _restore_average(trainer, checkpoint, state["ema_updates"])
     trainer.step, trainer.micro_batches = state["step"], state["micro_batches"]
-    trainer.nonfinite_steps, trainer.nonfinite_in_a_row = state["nonfinite_steps"], state["nonfinite_in_a_row"]
+    trainer.nonfinite.load_state_dict(state["nonfinite"])
     trainer.metric_monitor.load_state_dict(state["metric_monitor"])
     trainer.last_val_metrics = state["last_val_metrics"]
     if trainer.accelerator.is_main_process:
         trainer.train_metrics.load_state_dict(state["train_metrics"])  # sums over all processes
         trainer.metrics_file.truncate(trainer.step)
         trainer.checkpoints.set_aside_after(trainer.step)
+        if state["is_best"]:
+            trainer.checkpoints.mark_best(checkpoint.resolve())
     trainer.on_load_checkpoint(state)
     logger.info("resumed from %s (step %d of %d)", checkpoint, trainer.step, trainer.total_steps)
     if state["micro_batches_per_step"] != trainer.micro_batches_per_step:

@@ -9,7 +9,12 @@ from functools import partial
 from typing import Any
 
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
+from torch.optim.lr_scheduler import LambdaLR, PolynomialLR, ReduceLROnPlateau
+
+from unisono.errors import UserError
+
+# Names of transformers.get_scheduler that take a warm-up and do without it.
+_WITHOUT_WARMUP = ("constant", "reduce_lr_on_plateau")
 
 
 def cosine_with_warmup(
@@ -76,6 +81,18 @@ def needs_metric(scheduler: Any) -> bool:
     return isinstance(scheduler.scheduler if isinstance(scheduler, WarmedUp) else scheduler, ReduceLROnPlateau)
 
 
+def check_same_length(now: Mapping[str, Any], saved: Mapping[str, Any], where: str) -> None:
+    """Raise ``UserError`` if a schedule that ends at a fixed update would go on with another end."""
+    now, saved = now.get("scheduler", now), saved.get("scheduler", saved)
+    for name in ("T_max", "total_steps", "total_iters"):
+        if name in now and name in saved and now[name] != saved[name]:
+            raise UserError(
+                f"{where}: its learning-rate schedule was made for {name}={saved[name]} updates, now {now[name]}, "
+                f"and it cannot be stretched. Keep epochs and epoch_length, set lr_scheduler.{name}={saved[name]}, or "
+                "begin anew with trainer.initial_weights; lr_scheduler=cosine can be made longer"
+            )
+
+
 def warmup_updates(warmup: Mapping[str, Any] | None, epoch_length: int) -> int:
     """``warmup_steps``, or ``warmup_epochs`` in updates."""
     given = {name: value for name, value in (warmup or {}).items() if value is not None}
@@ -90,16 +107,20 @@ def make_scheduler(
     Args:
         factory: a function or class of torch, transformers or anyone; called with ``optimizer=`` and, where it has them
             and they are not set yet, with ``num_warmup_steps``, ``num_training_steps``, and torch's names for the
-            length of the schedule, ``T_max`` and ``total_steps``. None keeps the learning rate.
+            length of the schedule (``T_max``, ``total_steps``, ``total_iters``). None keeps the learning rate.
         num_warmup_steps: schedules that do not take them get a linear warm-up in front, and that much less length.
     """
     if factory is None:
         return make_scheduler(constant_with_warmup, optimizer, num_warmup_steps, num_training_steps)
     accepted = inspect.signature(factory).parameters
-    own_warmup = "num_warmup_steps" in accepted
+    given, function = (factory.keywords, factory.func) if isinstance(factory, partial) else ({}, factory)
+    own_warmup = "num_warmup_steps" in accepted and str(given.get("name")) not in _WITHOUT_WARMUP
     length = num_training_steps if own_warmup else max(1, num_training_steps - num_warmup_steps)
-    known = {"num_warmup_steps": num_warmup_steps, "num_training_steps": length, "T_max": length, "total_steps": length}
-    given = factory.keywords if isinstance(factory, partial) else {}
+    known = {"num_warmup_steps": num_warmup_steps, "num_training_steps": length, "T_max": length}
+    if "epochs" not in given and "steps_per_epoch" not in given:
+        known["total_steps"] = length
+    if function is PolynomialLR:  # others of torch mean the length of a beginning by it
+        known["total_iters"] = length
     arguments = {name: value for name, value in known.items() if name in accepted and name not in given}
     scheduler = factory(optimizer=optimizer, **arguments)
     return scheduler if own_warmup or not num_warmup_steps else WarmedUp(scheduler, num_warmup_steps)

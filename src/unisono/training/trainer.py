@@ -16,11 +16,11 @@ from typing import Any
 
 import torch
 from accelerate.tracking import GeneralTracker
-from accelerate.utils import gather_object, send_to_device
+from accelerate.utils import send_to_device
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from unisono.data.order import EvalBatches, TrainBatches, next_batch, num_items, seed_all
+from unisono.data.order import EvalBatches, TrainBatches, num_items, seed_all
 from unisono.errors import UserError
 from unisono.objectives.noise import derive_seed
 from unisono.training import run_state
@@ -29,13 +29,14 @@ from unisono.training.ema import ExponentialMovingAverage
 from unisono.training.hooks import TrainerHooks
 from unisono.training.metrics import MeanMetrics, MetricsFile
 from unisono.training.monitor import MetricMonitor
+from unisono.training.nonfinite import NonfiniteSteps, nan_unless_finite
 from unisono.training.processes import MixedPrecision, log_processes, make_accelerator, settle_sharding
 from unisono.training.progress import Progress
 from unisono.training.schedules import WarmedUp, make_scheduler, needs_metric, warmup_updates
 from unisono.training.settings import refused_settings
 from unisono.training.stop_signals import StopSignals
-from unisono.training.tracking import check_trackers, finish_trackers, start_trackers
-from unisono.training.weights import frozen_fingerprints, whole
+from unisono.training.tracking import Trackers, check_trackers
+from unisono.training.weights import frozen_fingerprints, frozen_modules, whole
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +70,8 @@ class Trainer(TrainerHooks, ABC):
             "bf16", "fp16" (GPU only) or "no".
         torch_compile: compile ``modules_to_compile``: True, or options of ``torch.compile``; None or False for no.
         ema_decay: of the averaged weights that validation and the exported model use; None for none.
-        metric_monitor: which validation metric says what is best, and when to stop early.
+        metric_monitor: which validation metric says what is best, and when to stop early. None: the lowest val/loss, if
+            there is one.
         log_every_n_steps: training values are means over so many steps.
         val_every_n_steps, val_every_n_epochs: the last step always validates. None for never.
         save_every_n_steps, save_every_n_epochs: the last step and the best always save. None for never.
@@ -122,11 +124,12 @@ class Trainer(TrainerHooks, ABC):
         if refused:
             raise UserError("; ".join(f"trainer.{name} {message}" for name, message in refused))
         self.accelerator = make_accelerator(mixed_precision, check_trackers(trackers or {}))
+        self.trackers = Trackers(self.accelerator)
         self.exp_dir, self.seed, self.resume = Path(exp_dir), seed, resume
         self.initial_weights, self.partial_loading = initial_weights, partial_loading
         self.loss_fn = loss_fn.to(self.accelerator.device) if isinstance(loss_fn, nn.Module) else loss_fn
         self.gradient_accumulation_steps, self.max_grad_norm = gradient_accumulation_steps, max_grad_norm
-        self.max_nonfinite_steps, self.progress = max_nonfinite_steps, progress
+        self.progress = progress
         self.log_every_n_steps = log_every_n_steps
         self.val_every_n_steps, self.val_every_n_epochs = val_every_n_steps, val_every_n_epochs
         self.save_every_n_steps, self.save_every_n_epochs = save_every_n_steps, save_every_n_epochs
@@ -143,6 +146,8 @@ class Trainer(TrainerHooks, ABC):
         own_optimizer = optimizer([p for p in model.parameters() if p.requires_grad])
         warmup_steps = warmup_updates(warmup_params, self.epoch_length)
         self.lr_scheduler = make_scheduler(lr_scheduler, own_optimizer, warmup_steps, self.total_steps)
+        if needs_metric(self.lr_scheduler) and self.val_batches is None:
+            raise UserError("lr_scheduler follows a validation metric (ReduceLROnPlateau); give a val_dataloader")
         # The scheduler is not prepared: Accelerate would advance it once per process at each update.
         self.model, self.optimizer = self.accelerator.prepare(model, own_optimizer)
         self.raw_model: nn.Module = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
@@ -150,11 +155,12 @@ class Trainer(TrainerHooks, ABC):
         self.ema = ExponentialMovingAverage(self.raw_model, ema_decay) if ema_decay is not None else None
         self.checkpoints = CheckpointFolder(self.exp_dir / "checkpoints", save_last_k, keep_every_n_steps)
         self.metrics_file = MetricsFile(self.exp_dir / "metrics.jsonl")
-        self.metric_monitor = metric_monitor or MetricMonitor()
+        self.metric_monitor = metric_monitor or MetricMonitor(is_optional=True)
         self.frozen = frozen_fingerprints(self.raw_model)
+        self._frozen_parts = [part for _, part in frozen_modules(self.raw_model)]
+        self.nonfinite = NonfiniteSteps(self.accelerator, self.raw_model, max_nonfinite_steps, self.train_batches.keys)
         self.train_metrics, self.val_metrics = MeanMetrics(skip_nonfinite=True), MeanMetrics()
         self.step, self.micro_batches, self.is_loaded = 0, 0, False
-        self.nonfinite_steps, self.nonfinite_in_a_row = 0, 0
         self.should_stop, self.is_best, self._is_validating = False, False, False
         self.stop_reason: str | None = None
         self.last_val_metrics: dict[str, float] = {}
@@ -185,24 +191,24 @@ class Trainer(TrainerHooks, ABC):
         Args:
             settings: the configuration of the run, for the trackers to show beside its curves.
         """
-        self.load_checkpoint()
-        log_processes(self.accelerator)
         is_shown = self.progress and self.accelerator.is_main_process
         try:
+            self.load_checkpoint()
+            log_processes(self.accelerator)
             if self.step < self.total_steps and not self.metric_monitor.should_stop:
-                start_trackers(self.accelerator, self.step, settings or {})
+                self.trackers.start(self.step, settings or {})
             with StopSignals(self.accelerator) as signals, Progress(self.total_steps, self.step, is_shown) as progress:
                 self.on_train_start()
                 self._train(signals, progress)
                 self.on_train_end()
         except BaseException as error:
             self.on_exception(error)
-            finish_trackers(self.accelerator, exit_code=1)
+            self.trackers.finish(exit_code=1)
             raise
-        finish_trackers(self.accelerator, exit_code=0)
+        self.trackers.finish(exit_code=0)
 
     def _train(self, signals: StopSignals, progress: Progress) -> None:
-        self.should_stop = self.metric_monitor.should_stop
+        self.should_stop = self.should_stop or self.metric_monitor.should_stop
         batches = self.train_batches.stream(self.micro_batches)
         while self.step < self.total_steps and not self.should_stop:
             if self.step % self.epoch_length == 0:
@@ -234,9 +240,12 @@ class Trainer(TrainerHooks, ABC):
     def _update(self, batches: Iterator[Any]) -> int:
         """One step; returns how many items all processes saw."""
         self.model.train()
+        for part in self._frozen_parts:  # a pretrained part stays as it was: no dropout, no running statistics
+            part.eval()
+        self.nonfinite.before_step()
         items, losses, places = 0, [], []
         for micro in range(self.gradient_accumulation_steps):
-            batch = self._on_device(next_batch(batches))
+            batch = self._on_device(next(batches))
             batch_idx = self.step % self.epoch_length * self.gradient_accumulation_steps + micro
             # Its place among all micro-batches of the step, so two processes draw what one does with twice as many.
             place = micro * self.accelerator.num_processes + self.accelerator.process_index
@@ -247,25 +256,24 @@ class Trainer(TrainerHooks, ABC):
                 with self.accelerator.autocast():
                     loss = self._checked_loss(self.training_step(batch, batch_idx))
                 self.on_before_backward(loss)
-                # A loss that is not finite makes all its gradients NaN, so that every process skips the update.
-                finite_or_nan = torch.where(loss.detach().isfinite(), 1.0, torch.nan)
-                self.accelerator.backward(loss * finite_or_nan / self.gradient_accumulation_steps)
+                self.accelerator.backward(nan_unless_finite(loss) / self.gradient_accumulation_steps)
                 self.on_after_backward()
             self.train_metrics.update("train/total_loss", loss)
             losses.append(loss.detach())
             places.append((self.micro_batches + place, getattr(batch, "audio_ids", None)))
             items += num_items(batch)
             if is_last:
-                self._optimize(losses, places)
+                is_finite = self._optimize()
+                self.nonfinite.after_step(self.step, is_finite, losses, places)
             self.on_train_batch_end(losses[-1], batch, batch_idx)
         return items * self.accelerator.num_processes
 
-    def _optimize(self, losses: list[Tensor], places: list[tuple[int, Any]]) -> None:
-        """Clip and update, unless a gradient is not finite; then only the counters go on."""
+    def _optimize(self) -> bool:
+        """Clip and update, unless a gradient is not finite; then only the counters go on. Returns whether it did."""
         self.accelerator.unscale_gradients()
         self.on_before_optimizer_step(self.optimizer)
         limit = float("inf") if self.max_grad_norm is None else self.max_grad_norm
-        norm = whole(torch.as_tensor(self.accelerator.clip_grad_norm_(self.model.parameters(), limit)))
+        norm = whole(nn.utils.clip_grad_norm_(self.model.parameters(), limit))
         self.train_metrics.update("grad_norm", norm)
         is_finite = bool(norm.isfinite())  # the same in all processes, which share their gradients
         if is_finite or self.accelerator.scaler is not None:  # the scaler of fp16 skips by itself, and learns from it
@@ -279,30 +287,7 @@ class Trainer(TrainerHooks, ABC):
             self.ema.update()
         self.step += 1
         self.micro_batches += self.micro_batches_per_step
-        self.nonfinite_in_a_row = 0 if is_finite else self.nonfinite_in_a_row + 1
-        if not is_finite:
-            self._report_skipped(losses, places)
-
-    def _report_skipped(self, losses: list[Tensor], places: list[tuple[int, Any]]) -> None:
-        self.nonfinite_steps += 1
-        guilty = [place for loss, place in zip(losses, places, strict=True) if not loss.isfinite()]
-        found = sorted(gather_object(guilty)) if self.accelerator.num_processes > 1 else guilty
-        what = "the loss" if found else "the gradient"
-        everything = gather_object(places) if self.accelerator.num_processes > 1 else places
-        batches = "; ".join(self._describe(number, ids) for number, ids in found or sorted(everything))
-        message = f"step {self.step}: {what} is infinite or NaN, no update was made; {batches}"
-        if self.nonfinite_in_a_row >= self.max_nonfinite_steps:
-            raise UserError(
-                f"{message}. That is number {self.nonfinite_in_a_row} in a row (trainer.max_nonfinite_steps); the "
-                "checkpoints before are whole. Look at these items, lower optimizer.lr or trainer.max_grad_norm, or "
-                "set trainer.mixed_precision=no"
-            )
-        logger.warning("%s (%d in a row, %d in all)", message, self.nonfinite_in_a_row, self.nonfinite_steps)
-
-    def _describe(self, number: int, audio_ids: Any) -> str:
-        if audio_ids is None:
-            return f"items {self.train_batches.keys(number)} of the training data"
-        return f"audio ids {', '.join(map(str, audio_ids))}"
+        return is_finite
 
     def _checked_loss(self, loss: Any) -> Tensor:
         if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
@@ -328,11 +313,13 @@ class Trainer(TrainerHooks, ABC):
             for batch_idx, batch, counts in self.val_batches:
                 seed_all(derive_seed("validation", batch_idx))
                 self._validate_batch(self._on_device(batch), batch_idx, counts)
-        self.last_val_metrics = self.get_val_metrics()
+        self.last_val_metrics = {name: float(value) for name, value in self.get_val_metrics().items()}
         self._is_validating = False
         self._write(self.last_val_metrics)
         self.is_best = self.metric_monitor.update(self.last_val_metrics)
         if needs_metric(self.lr_scheduler):
+            if self.metric_monitor.name not in self.last_val_metrics:
+                raise UserError(f"lr_scheduler follows {self.metric_monitor.name}, which validation does not give")
             self.lr_scheduler.step(self.last_val_metrics[self.metric_monitor.name])
         self.should_stop = self.should_stop or self.metric_monitor.should_stop
         self.on_validation_end()
@@ -369,7 +356,7 @@ class Trainer(TrainerHooks, ABC):
         means = self.train_metrics.compute(self.accelerator)
         self.train_metrics = MeanMetrics(skip_nonfinite=True)
         lr, items_per_s = self.optimizer.param_groups[0]["lr"], progress.items_per_s()
-        skipped = {"nonfinite_steps": self.nonfinite_steps} if self.nonfinite_steps else {}
+        skipped = {"nonfinite_steps": self.nonfinite.total} if self.nonfinite.total else {}
         self._write({**means, "lr": lr, "items_per_s": items_per_s, **skipped})
         progress.show(means.get("train/total_loss", float("nan")), lr, items_per_s)
 
@@ -377,7 +364,7 @@ class Trainer(TrainerHooks, ABC):
         if self.accelerator.is_main_process:
             epoch = (self.step - 1) // self.epoch_length
             self.metrics_file.write({"step": self.step, "epoch": epoch, **values})
-            self.accelerator.log({"epoch": epoch, **values}, step=self.step)
+            self.trackers.log({"epoch": epoch, **values}, self.step)
 
     # -- weights -------------------------------------------------------------------------------------------------
 

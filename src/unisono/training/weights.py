@@ -21,9 +21,11 @@ _SHOWN = 20
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """On the CPU, gathered from all processes if it is sharded."""
-    tensor = tensor.detach()
-    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).cpu().contiguous()
+    """A copy on the CPU, gathered from all processes if the tensor is sharded."""
+    full = tensor.detach()
+    full = full.full_tensor() if isinstance(full, DTensor) else full
+    # What the model holds may change before the copy is written: averaged weights are in it for a moment only.
+    return full.to("cpu", copy=True).contiguous()
 
 
 def share_of(tensor: Tensor, holder: Tensor) -> Tensor:
@@ -61,21 +63,20 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
     frozen = {name for name, p in model.named_parameters(remove_duplicate=False) if not p.requires_grad}
     return {
         name: tensor
-        for name, tensor in model.state_dict().items()
+        for name, tensor in model.state_dict(keep_vars=True).items()
         if isinstance(tensor, Tensor) and name not in frozen and not name.startswith(frozen_parts)
     }
 
 
 def trainable_state(model: nn.Module) -> dict[str, Tensor]:
     """Trained parameters, and the buffers that go with them; frozen pretrained parts stay out."""
-    state, seen = {}, set()
-    for name, tensor in _tensors(model).items():
-        full = whole(tensor)
-        if full.data_ptr() in seen:  # tied weights: safetensors wants each name to have memory of its own
-            full = full.clone()
-        seen.add(full.data_ptr())
-        state[name] = full
-    return state
+    return {name: whole(tensor) for name, tensor in _tensors(model).items()}
+
+
+def trained_buffers(model: nn.Module) -> list[Tensor]:
+    """Buffers that are saved: running statistics of what is trained."""
+    parameters = {id(p) for p in model.parameters()}
+    return [tensor for tensor in _tensors(model).values() if id(tensor) not in parameters]
 
 
 def load_strictly(model: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
