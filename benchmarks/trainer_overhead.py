@@ -10,8 +10,8 @@ that a step of a model of one weight spends its time in, the profiler's own cost
 
 from __future__ import annotations
 
-import cProfile
 import copy
+import cProfile
 import pstats
 import statistics
 import sys
@@ -159,7 +159,9 @@ def main() -> None:
     for argument in sys.argv[1:]:
         name, _, value = argument.partition("=")
         if argument != "profile" and not (name in settings and value.isdigit()):
-            sys.exit(f"{argument!r} is unknown; give " + ", ".join(f"{n}={v}" for n, v in settings.items()) + ", profile")
+            sys.exit(
+                f"{argument!r} is unknown; give " + ", ".join(f"{n}={v}" for n, v in settings.items()) + ", profile"
+            )
         if value:
             settings[name] = int(value)
     width, batch_size, blocks = settings.values()

@@ -29,7 +29,7 @@ from plain import plain_trainer
 from toy import toy_collator, toy_dataset
 from unisono.data.datasets import ConcatDataset
 from unisono.data.loader import eval_dataloader, train_dataloader
-from unisono.data.order import EvalBatches, TrainBatches, next_batch, seed_all
+from unisono.data.order import EvalBatches, TrainBatches, seed_all
 from unisono.errors import UserError
 
 NUM, BATCH, PER_EPOCH = 10, 3, 4
@@ -110,7 +110,7 @@ def taken(made: Any, num: int, start: int = 0, rank: int = 0, ranks: int = 1, se
     found, batches = [], TrainBatches(made, seed, rank, ranks).stream(start)
     for number in range(num):
         seed_all(1000 + start + number * ranks)
-        found.append(next_batch(batches))
+        found.append(next(batches))
         torch.rand(number + 1), random.random()
     return found
 
@@ -338,6 +338,6 @@ def test_a_broken_file_of_a_manifest_is_named(workers: int, toy_corpus: Path) ->
                  eval_dataloader(datasets, 8, toy_collator(), num_workers=workers)):  # fmt: skip
         batches = TrainBatches(made, 0).stream(0)
         with pytest.raises(UserError) as caught:
-            next_batch(batches)
+            next(batches)
         said = str(caught.value)
         assert "audio.jsonl" in said and str(absent) in said and "Traceback" not in said

@@ -18,9 +18,11 @@ from toy import toy_collator, toy_dataset, toy_model
 from unisono.data.datasets import ConcatDataset
 from unisono.data.loader import eval_dataloader, train_dataloader
 from unisono.errors import UserError
+from unisono.models.unified import GenerationSettings
 from unisono.training.audio_generation_trainer import AudioGenerationTrainer
 from unisono.training.checkpoint import CheckpointFolder, read_weights
 from unisono.training.losses import AudioGenerationLoss
+from unisono.training.samples import SampleLogger
 from unisono.training.schedules import constant_with_warmup, cosine_with_warmup
 from unisono.training.weights import load_strictly
 
@@ -41,13 +43,13 @@ def make_trainer(corpus: Path, exp_dir: Path, *, epochs: int = 1, num_workers: i
         "val_every_n_steps": 3,
         "save_every_n_steps": 2,
         "progress": False,
+        "model": toy_model(16, 2) if "model" not in options else None,
+        "val_dataloader": eval_dataloader(datasets, 8, toy_collator()),
     }
     return AudioGenerationTrainer(
-        model=toy_model(16, 2),
         optimizer=partial(torch.optim.AdamW, lr=1e-3),
         loss_fn=AudioGenerationLoss(),
         train_dataloader=train_dataloader(datasets, 4, toy_collator(), num_workers=num_workers, seed=3),
-        val_dataloader=eval_dataloader(datasets, 8, toy_collator()),
         exp_dir=exp_dir,
         epochs=epochs,
         **{**settings, **options},
@@ -131,9 +133,10 @@ def test_weights_that_do_not_fit_are_listed() -> None:
 
 def test_validation_is_the_same_whatever_the_batch_size(toy_corpus: Path, tmp_path: Path) -> None:
     means = []
+    datasets = ConcatDataset([toy_dataset(toy_corpus, task) for task in TASKS])
     for batch_size in (3, 24):
-        trainer = make_trainer(toy_corpus, tmp_path / str(batch_size))
-        trainer.val_dataloader = eval_dataloader(trainer.train_dataloader.dataset, batch_size, toy_collator())
+        loader = eval_dataloader(datasets, batch_size, toy_collator())
+        trainer = make_trainer(toy_corpus, tmp_path / str(batch_size), val_dataloader=loader)
         trainer.exp_dir.mkdir()
         trainer._validate()
         means.append(trainer.last_val_metrics)
@@ -202,3 +205,61 @@ def test_a_loss_that_is_not_finite_stops_the_run(toy_corpus: Path, tmp_path: Pat
 def test_a_warm_up_is_said_once(warmup: dict, toy_corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="warmup_params"):
         make_trainer(toy_corpus, tmp_path, warmup_params=warmup)
+
+
+def test_training_losses_are_binned_by_sigma_and_by_task(toy_corpus: Path, tmp_path: Path) -> None:
+    make_trainer(toy_corpus, tmp_path, log_every_n_steps=6, epochs=2).fit()
+    [*_, last] = [record for record in logged(tmp_path) if "lr" in record]
+    binned = {name for name in last if name.startswith("train/loss_sigma/")}
+    assert binned == {f"train/loss_sigma/{low / 5:.1f}-{low / 5 + 0.2:.1f}" for low in range(5)}
+    assert {f"train/loss/{task}" for task in TASKS} <= last.keys()
+    assert min(last[name] for name in binned) <= last["train/loss"] <= max(last[name] for name in binned)
+    [*_, validated] = [record for record in logged(tmp_path) if "val/loss" in record]
+    assert {"val/loss_sigma/0.3", "val/loss_sigma/0.7"} <= validated.keys()
+
+
+def test_gradient_checkpointing_changes_memory_and_nothing_else(toy_corpus: Path, tmp_path: Path) -> None:
+    models = [toy_model(16, 2), toy_model(16, 2)]
+    models[1].backbone.gradient_checkpointing = True
+    for name, model in zip(("whole", "checkpointed"), models, strict=True):
+        make_trainer(toy_corpus, tmp_path / name, model=model).fit()
+    assert logged(tmp_path / "whole") == logged(tmp_path / "checkpointed")
+
+
+@pytest.mark.parametrize(
+    "options", [{"backend": "aot_eager"}, pytest.param({"dynamic": True}, marks=pytest.mark.slow, id="inductor")]
+)
+def test_compiled_blocks_train_alike_and_keep_the_names_of_weights(
+    options: dict[str, Any], toy_corpus: Path, tmp_path: Path
+) -> None:
+    make_trainer(toy_corpus, tmp_path / "plain", epoch_length=3).fit()
+    trainer = make_trainer(toy_corpus, tmp_path / "compiled", epoch_length=3, torch_compile=options)
+    assert all(block._compiled_call_impl is not None for block in trainer.raw_model.backbone.blocks)
+    trainer.fit()
+    for plain, compiled in zip(logged(tmp_path / "plain"), logged(tmp_path / "compiled"), strict=True):
+        assert {name: pytest.approx(value, rel=1e-3, abs=1e-5) for name, value in plain.items()} == compiled
+    a, b = (read_weights(tmp_path / name / "checkpoints/last/model.safetensors") for name in ("plain", "compiled"))
+    assert a.keys() == b.keys()
+
+
+def test_an_exported_model_has_the_averaged_weights(toy_corpus: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(toy_corpus, tmp_path)
+    trainer.fit()
+    trainer.export(tmp_path / "model", {"model": {}, "phonemes": [], "speakers": []})
+    exported = read_weights(tmp_path / "model/model.safetensors")
+    average = read_weights(tmp_path / "checkpoints/last/ema.safetensors")
+    assert all(torch.equal(exported[name], average[name]) for name in average)
+    assert not all(
+        torch.equal(exported[name], p) for name, p in trainer.raw_model.named_parameters() if name in average
+    )
+
+
+def test_samples_come_again_where_they_are_due_after_a_resume(toy_corpus: Path, tmp_path: Path) -> None:
+    def samples() -> SampleLogger:
+        generation = GenerationSettings(num_steps=2, max_duration_s=1.0)
+        return SampleLogger(tmp_path, num_items=1, every_n_steps=6, generation=generation)
+
+    make_trainer(toy_corpus, tmp_path, samples=samples(), epoch_length=8).fit()
+    make_trainer(toy_corpus, tmp_path, samples=samples(), epoch_length=8, epochs=2).fit()
+    found = sorted(path.name for path in (tmp_path / "samples").glob("step_*"))
+    assert found == ["step_00000006", "step_00000008", "step_00000012", "step_00000016"]

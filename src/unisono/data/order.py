@@ -105,7 +105,7 @@ class EpochOrder(Sampler[Any]):
 
     def __len__(self) -> int:
         """Micro-batches per epoch, over all ranks."""
-        return len(self.sampler)
+        return _length(self.sampler)
 
     def epoch(self, epoch: int) -> list[Any]:
         """One epoch as the sampler gives it."""
@@ -129,17 +129,21 @@ def _key(key: Any) -> Any:
     return key.item() if isinstance(key, torch.Tensor | np.integer) else key  # equal keys must print alike for the seed
 
 
+def _length(sampler: Any) -> int:
+    try:
+        return len(sampler)
+    except TypeError:
+        name = type(sampler).__name__
+        raise UserError(f"the sampler {name} has no length; give it one, or make the data set iterable") from None
+
+
 def one_epoch(sampler: Any, seed: int, epoch: int) -> list[Any]:
     """All that ``sampler`` gives in an epoch, whatever was drawn before.
 
     Raises:
         UserError: it has no length, or another one than it says; such an order cannot be begun anywhere.
     """
-    name = type(sampler).__name__
-    try:
-        length = len(sampler)
-    except TypeError:
-        raise UserError(f"the sampler {name} has no length; give it one, or make the data set iterable") from None
+    name, length = type(sampler).__name__, _length(sampler)
     own_seed = derive_seed(seed, "order", epoch)
     part: Any
     for part in (sampler, getattr(sampler, "sampler", None)):

@@ -183,7 +183,7 @@ class CheckpointFolder:
         if is_best:
             self._link("best", final)
         sync_path(self.folder)
-        self._prune()
+        self.prune()
         return final
 
     @staticmethod
@@ -232,7 +232,8 @@ class CheckpointFolder:
         temporary.symlink_to(target.name)
         os.replace(temporary, self.folder / name)
 
-    def _prune(self) -> None:
+    def prune(self) -> None:
+        """Delete what is neither among the last, nor the best, nor permanent."""
         best, every = self.best(), self.keep_every_n_steps
         passing = [path for path in self.steps() if not every or step_of(path) % every]
         for path in passing[: -self.save_last_k]:

@@ -129,6 +129,7 @@ def _restore(trainer: Trainer, checkpoint: Path) -> None:
         trainer.checkpoints.set_aside_after(trainer.step)
         if state["is_best"]:
             trainer.checkpoints.mark_best(checkpoint.resolve())
+        trainer.checkpoints.prune()  # what a save that was killed has left
     trainer.on_load_checkpoint(state)
     logger.info("resumed from %s (step %d of %d)", checkpoint, trainer.step, trainer.total_steps)
     if state["micro_batches_per_step"] != trainer.micro_batches_per_step:

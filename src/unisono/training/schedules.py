@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -79,6 +80,17 @@ class WarmedUp:
 def needs_metric(scheduler: Any) -> bool:
     """Whether it follows a validation metric instead of the updates."""
     return isinstance(scheduler.scheduler if isinstance(scheduler, WarmedUp) else scheduler, ReduceLROnPlateau)
+
+
+def advance(scheduler: Any, was_updated: bool) -> None:
+    """One step of training more, also where its update was skipped: a schedule is a function of the step."""
+    with warnings.catch_warnings():
+        if not was_updated:  # torch would miss the optimizer's first step
+            warnings.simplefilter("ignore")
+        if not needs_metric(scheduler):
+            scheduler.step()
+        elif isinstance(scheduler, WarmedUp):
+            scheduler.count()
 
 
 def check_same_length(now: Mapping[str, Any], saved: Mapping[str, Any], where: str) -> None:

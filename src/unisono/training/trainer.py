@@ -32,7 +32,7 @@ from unisono.training.monitor import MetricMonitor
 from unisono.training.nonfinite import NonfiniteSteps, nan_unless_finite
 from unisono.training.processes import MixedPrecision, log_processes, make_accelerator, settle_sharding
 from unisono.training.progress import Progress
-from unisono.training.schedules import WarmedUp, make_scheduler, needs_metric, warmup_updates
+from unisono.training.schedules import advance, make_scheduler, needs_metric, warmup_updates
 from unisono.training.settings import refused_settings
 from unisono.training.stop_signals import StopSignals
 from unisono.training.tracking import Trackers, check_trackers
@@ -279,10 +279,7 @@ class Trainer(TrainerHooks, ABC):
         if is_finite or self.accelerator.scaler is not None:  # the scaler of fp16 skips by itself, and learns from it
             self.optimizer.step()
         self.optimizer.zero_grad()
-        if not needs_metric(self.lr_scheduler):
-            self.lr_scheduler.step()
-        elif isinstance(self.lr_scheduler, WarmedUp):
-            self.lr_scheduler.count()
+        advance(self.lr_scheduler, is_finite)
         if self.ema is not None and is_finite:
             self.ema.update()
         self.step += 1
