@@ -120,7 +120,6 @@ def test_lengths_that_a_user_set_stay(node: dict[str, Any], lengths: dict[str, i
 
 
 def test_a_users_own_warm_up_stays() -> None:
-    pytest.importorskip("transformers")
     optimizer = sgd()
     node = {"_target_": TRANSFORMERS, "name": "linear", "num_warmup_steps": 5, "num_training_steps": 10}
     found = rates(optimizer, from_yaml(optimizer, node, WARMUP), 10)
@@ -146,14 +145,12 @@ def expected_transformers(name: str, update: int) -> float:
 
 @pytest.mark.parametrize("name", ["linear", "cosine", "constant", "constant_with_warmup", "inverse_sqrt", "polynomial"])
 def test_a_schedule_of_transformers(name: str) -> None:
-    pytest.importorskip("transformers")
     optimizer = sgd()
     found = rates(optimizer, from_yaml(optimizer, {"_target_": TRANSFORMERS, "name": name}, WARMUP), LENGTH)
     assert found == pytest.approx([expected_transformers(name, update) for update in range(LENGTH)], rel=1e-6)
 
 
 def test_a_schedule_of_transformers_with_arguments_of_its_own() -> None:
-    pytest.importorskip("transformers")
     optimizer = sgd()
     node = {"_target_": TRANSFORMERS, "name": "cosine_with_min_lr", "scheduler_specific_kwargs": {"min_lr": 0.05}}
     found = rates(optimizer, from_yaml(optimizer, node, 2), LENGTH + 1)
@@ -163,7 +160,6 @@ def test_a_schedule_of_transformers_with_arguments_of_its_own() -> None:
 @pytest.mark.parametrize("node", [PLATEAU, {"_target_": TRANSFORMERS, "name": "reduce_lr_on_plateau"}])
 def test_a_plateau_waits_for_the_warm_up_and_for_the_metric(node: dict[str, Any]) -> None:
     if node["_target_"] == TRANSFORMERS:
-        pytest.importorskip("transformers")
     optimizer = sgd()
     scheduler = from_yaml(optimizer, node, 2)
     assert needs_metric(scheduler) and isinstance(scheduler, WarmedUp)
@@ -254,5 +250,4 @@ def test_the_check_accepts_a_schedule_of_torch(name: str) -> None:
 
 def test_the_check_accepts_others() -> None:
     assert composed(*yaml_overrides(PLATEAU)).lr_scheduler.patience == 0
-    pytest.importorskip("transformers")
     assert composed(*yaml_overrides({"_target_": TRANSFORMERS, "name": "cosine"})).lr_scheduler.name == "cosine"

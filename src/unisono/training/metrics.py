@@ -12,6 +12,8 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
+from unisono.errors import UserError
+
 
 class MeanMetrics:
     """Sums and counts by name. Values stay on their device until ``compute``: no synchronisation per step.
@@ -78,5 +80,11 @@ class MetricsFile:
         os.replace(temporary, self.path)
 
     def write(self, record: dict[str, Any]) -> None:
-        with self.path.open("a", encoding="utf-8") as out:
-            out.write(json.dumps(record) + "\n")
+        try:
+            with self.path.open("a", encoding="utf-8") as out:
+                out.write(json.dumps(record) + "\n")
+        except OSError as error:
+            raise UserError(
+                f"{self.path} could not be written: {error.strerror}; make room there, or see to its permissions, and "
+                "give the same command again: it goes on from the last checkpoint"
+            ) from error

@@ -86,6 +86,8 @@ def make_accelerator(mixed_precision: MixedPrecision, trackers: Sequence[General
     accelerator = Accelerator(
         mixed_precision=precision, cpu=uses_cpu(), log_with=list(trackers) or None, fsdp_plugin=sharding
     )
+    if not accelerator.is_main_process:
+        logging.getLogger("unisono").setLevel(logging.ERROR)  # the main process says it once for all
     if sharding is not None and accelerator.distributed_type is not DistributedType.FSDP:
         raise UserError(
             "Accelerate's configuration says FSDP, and Accelerate shards over GPUs only; here each process would hold "

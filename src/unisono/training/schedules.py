@@ -101,7 +101,7 @@ def check_same_length(now: Mapping[str, Any], saved: Mapping[str, Any], where: s
             raise UserError(
                 f"{where}: its learning-rate schedule was made for {name}={saved[name]} updates, now {now[name]}, "
                 f"and it cannot be stretched. Keep epochs and epoch_length, set lr_scheduler.{name}={saved[name]}, or "
-                "begin anew with trainer.initial_weights; lr_scheduler=cosine can be made longer"
+                "begin anew with trainer.initial_weights; unisono.training.schedules.cosine_with_warmup stretches"
             )
 
 

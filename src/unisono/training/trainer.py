@@ -313,11 +313,14 @@ class Trainer(TrainerHooks, ABC):
         self.last_val_metrics = {name: float(value) for name, value in self.get_val_metrics().items()}
         self._is_validating = False
         self._write(self.last_val_metrics)
+        name, value = self.metric_monitor.name, self.last_val_metrics.get(self.metric_monitor.name)
         self.is_best = self.metric_monitor.update(self.last_val_metrics)
+        if value is not None:
+            logger.info("step %d: %s %.4g%s", self.step, name, value, ", the best so far" if self.is_best else "")
         if needs_metric(self.lr_scheduler):
-            if self.metric_monitor.name not in self.last_val_metrics:
-                raise UserError(f"lr_scheduler follows {self.metric_monitor.name}, which validation does not give")
-            self.lr_scheduler.step(self.last_val_metrics[self.metric_monitor.name])
+            if value is None:
+                raise UserError(f"lr_scheduler follows {name}, which validation does not give")
+            self.lr_scheduler.step(value)
         self.should_stop = self.should_stop or self.metric_monitor.should_stop
         self.on_validation_end()
         return self.is_best
