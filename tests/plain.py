@@ -76,7 +76,13 @@ class PlainTrainer(Trainer):
 
 
 def plain_trainer(
-    exp_dir: Path, *, cls: type[Trainer] = PlainTrainer, lr: float = 0.01, num_workers: int = 0, **options: Any
+    exp_dir: Path,
+    *,
+    cls: type[Trainer] = PlainTrainer,
+    lr: float = 0.01,
+    num_workers: int = 0,
+    persistent_workers: bool = False,
+    **options: Any,
 ) -> Any:
     """A trainer of two epochs of six steps that logs each step, validates every third and saves every second.
 
@@ -86,13 +92,16 @@ def plain_trainer(
         lr: of AdamW.
         num_workers: of the training loader: 44 items in batches of 7, so the last of its seven batches is short, and
             two epochs of six steps end inside the second pass over the data.
+        persistent_workers: of it.
         **options: of ``Trainer``; they replace what is set here, ``model`` and loaders included.
     """
     settings: dict[str, Any] = {
         "model": options.get("model") or plain_model(),
         "optimizer": partial(torch.optim.AdamW, lr=lr),
         "loss_fn": nn.CrossEntropyLoss(),
-        "train_dataloader": DataLoader(Points(), batch_size=7, shuffle=True, num_workers=num_workers),
+        "train_dataloader": DataLoader(
+            Points(), batch_size=7, shuffle=True, num_workers=num_workers, persistent_workers=persistent_workers
+        ),
         "val_dataloader": DataLoader(Points(20, noise=0.1), batch_size=8),
         "epochs": 2,
         "epoch_length": 6,

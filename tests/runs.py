@@ -2,7 +2,8 @@
 
 OPTIONS is JSON: what ``Trainer`` takes, and
     step_s: time that each step takes at least, so that a signal meets one;
-    num_workers: of the training loader;
+    save_s: time that each save takes at least;
+    num_workers, persistent_workers: of the training loader;
     batch_size: of the plain data, which are then read in order, without noise and dropout;
     fails_on_rank: the rank whose data raise in the third step.
 The kinds: "plain" (tests/plain.py), "toy" (the unified model on the corpus in TOY_CORPUS), "sharded" (that, with FSDP).
@@ -122,7 +123,7 @@ def main() -> None:
     import torch
 
     kind, exp_dir, options = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])
-    step_s, fails_on_rank = options.pop("step_s", 0.0), options.pop("fails_on_rank", None)
+    step_s, save_s, fails_on_rank = (options.pop(name, 0.0) for name in ("step_s", "save_s", "fails_on_rank"))
     if kind == "sharded":
         _shard_on_the_cpu()
     make = partial(_plain, batch_size=options.pop("batch_size", None)) if kind == "plain" else _toy
@@ -130,10 +131,12 @@ def main() -> None:
 
     def slow_down(*_: Any) -> None:
         time.sleep(step_s)
-        if fails_on_rank == trainer.accelerator.process_index and trainer.step == 2:
+        if fails_on_rank and fails_on_rank == trainer.accelerator.process_index and trainer.step == 2:
             raise RuntimeError("the data of this rank are broken")
 
     trainer.on_train_batch_start = slow_down
+    if save_s:
+        trainer.on_save_checkpoint = lambda _: time.sleep(save_s)
     trainer.fit()
     print(f"rank {trainer.accelerator.process_index}: {trainer.stop_reason} at step {trainer.step}")
     if torch.distributed.is_initialized():

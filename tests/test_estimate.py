@@ -170,6 +170,13 @@ def test_activations_grow_with_the_batch_and_shrink_with_bf16(toy, twelve_clips)
     assert 0.5 * one.activation_bytes < half.activation_bytes < 0.9 * one.activation_bytes
 
 
+def test_gradient_checkpointing_trades_memory_for_operations(toy, twelve_clips):
+    again = OmegaConf.merge(toy, {"backbone": {"gradient_checkpointing": True}})
+    needs = fake_step(again, batch_size=12, duration_s=2.0)[1]
+    assert needs.activation_bytes < 0.7 * twelve_clips.activation_bytes
+    assert 1.05 < needs.micro_batch_flops / twelve_clips.micro_batch_flops < 1.4
+
+
 def test_accumulated_gradients_lie_beside_activations(toy, twelve_clips):
     one = twelve_clips
     _, two = fake_step(toy, batch_size=12, duration_s=2.0, micro_batches=2)

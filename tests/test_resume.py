@@ -95,6 +95,24 @@ def test_a_longer_run_begins_as_the_shorter_one(tmp_path: Path) -> None:
     assert of_training[0] == of_training[1]
 
 
+def test_a_command_with_a_path_goes_on_when_it_is_given_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As a job does that a cluster puts into its queue again."""
+    plain_trainer(tmp_path / "first", epochs=1).fit()
+    resume = str(tmp_path / "first/checkpoints/last")
+    plain_trainer(tmp_path / "whole", epochs=3, resume=resume).fit()
+    for step in (9, 13):
+        break_at(step, tmp_path / "branch", epochs=3, resume=resume)
+    plain_trainer(tmp_path / "branch", epochs=3, resume=resume).fit()
+    assert_same_run(tmp_path / "branch", tmp_path / "whole")
+    assert "step_00000012 came out of resume=" in caplog.text
+    assert not list((tmp_path / "branch/checkpoints").glob("abandoned*"))
+    # Going back within a run sets aside what came later, and says so; given again, it goes on too.
+    back = str(tmp_path / "whole/checkpoints/step_00000016")
+    plain_trainer(tmp_path / "whole", epochs=3, resume=back).fit()
+    assert "set aside as abandoned_1_step_00000018" in caplog.text
+    assert_same_run(tmp_path / "branch", tmp_path / "whole")
+
+
 @pytest.mark.slow
 def test_a_run_survives_twenty_kills_at_random_moments(tmp_path: Path) -> None:
     """kill -9 while it starts, trains, validates and, most of the time, saves (after every step)."""

@@ -159,7 +159,6 @@ def test_a_schedule_of_transformers_with_arguments_of_its_own() -> None:
 
 @pytest.mark.parametrize("node", [PLATEAU, {"_target_": TRANSFORMERS, "name": "reduce_lr_on_plateau"}])
 def test_a_plateau_waits_for_the_warm_up_and_for_the_metric(node: dict[str, Any]) -> None:
-    if node["_target_"] == TRANSFORMERS:
     optimizer = sgd()
     scheduler = from_yaml(optimizer, node, 2)
     assert needs_metric(scheduler) and isinstance(scheduler, WarmedUp)

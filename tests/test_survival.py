@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import signal
+import time
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -219,3 +220,36 @@ class logging_of_a_run:
         logging.getLogger("unisono").removeHandler(self.handler)
         logging.getLogger("unisono").setLevel(logging.NOTSET)
         self.handler.close()
+
+
+@pytest.mark.slow
+def test_a_long_save_outlives_the_signal_that_workers_got_too(tmp_path: Path) -> None:
+    """Workers that end while the run saves would break the save: they wait, and go when the run is done."""
+    options = {"epochs": 50, "step_s": 0.05, "num_workers": 2, "save_every_n_steps": 1000, "save_s": 3.0}
+    process = runs.start("plain", tmp_path, **options)
+    runs.wait_for_step(tmp_path, 3, process)
+    os.killpg(process.pid, signal.SIGTERM)
+    assert "SIGTERM at step" in runs.finish(process, timeout_s=60)
+    assert (tmp_path / "checkpoints/last/contents.json").is_file()
+
+
+@pytest.mark.slow
+def test_workers_that_persist_end_with_the_run(tmp_path: Path) -> None:
+    began_s = time.monotonic()
+    runs.run("plain", tmp_path, num_workers=2, persistent_workers=True)
+    assert time.monotonic() - began_s < 60
+
+
+def test_a_refused_load_is_refused_again(tmp_path: Path) -> None:
+    plain_trainer(tmp_path, epochs=1).fit()
+    trainer = plain_trainer(tmp_path, resume="never")
+    for _ in range(2):
+        with pytest.raises(UserError, match="resume=never"):
+            trainer.fit()
+    assert trainer.step == 0 and (tmp_path / "checkpoints/step_00000006").is_dir()
+
+
+def test_another_optimizer_is_refused_when_a_run_goes_on(tmp_path: Path) -> None:
+    plain_trainer(tmp_path, epochs=1).fit()
+    with pytest.raises(UserError, match=r"learning-rate schedule is of another kind.*initial_weights"):
+        plain_trainer(tmp_path, optimizer=lambda p: torch.optim.SGD(p, lr=0.1)).fit()

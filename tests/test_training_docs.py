@@ -259,11 +259,7 @@ def test_every_command_of_the_training_page_runs(workplace: Path) -> None:
 
 @pytest.mark.slow
 def test_every_command_of_the_custom_page_runs(workplace: Path) -> None:
-    said = {}
-    for command in commands(CUSTOM):
-        if "transformers" in command:
-            pytest.importorskip("transformers")
-        said[command] = run(command, workplace)
+    said = {command: run(command, workplace) for command in commands(CUSTOM)}
     accuracy = re.search(r"accuracy (\d\.\d+)", said["python use_digits.py"])
     assert accuracy is not None and float(accuracy[1]) > 0.85
     assert logged(workplace / "experiments/line")[-1]["val/loss"] < 0.1

@@ -130,7 +130,11 @@ def _while_composing(error: BaseException, composition: Composition) -> str | No
         return f"{error.strerror}: {error.filename}"
     if isinstance(error, ValueError) and str(error):
         text = str(error).splitlines()[0]
-        hint = "; a group takes the name of a file, such as model=tiny" if text.startswith("Config group") else ""
+        hint = (
+            "; a group takes the name of a file, such as model=tiny, and ~GROUP leaves it out"
+            if text.startswith("Config group")
+            else ""
+        )
         return f"{text}{hint}"
     return None
 

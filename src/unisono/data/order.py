@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 from unisono.errors import UserError
 from unisono.objectives.noise import derive_seed
 
-_WORKER_GRACE_S = 30
+_WORKER_GRACE_S = 600
 _END = object()
 
 
@@ -188,7 +188,8 @@ class SeededItems(Dataset[Any]):
 def leave_stopping_to_the_parent(worker_id: int) -> None:
     """Let a loader's worker outlive the signals that ask a run to stop after its step; the run ends its workers.
 
-    A terminal and most clusters signal every process of a job. SIGTERM works after a while, in case the run is gone.
+    A terminal and most clusters signal every process of a job. SIGTERM works when it comes again, or after a while, in
+    case the run is gone.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "SIGUSR1"):
@@ -196,6 +197,7 @@ def leave_stopping_to_the_parent(worker_id: int) -> None:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)  # which ends the process
 
         def end_later(*_: Any) -> None:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
             signal.alarm(_WORKER_GRACE_S)
 
         signal.signal(signal.SIGTERM, end_later)
@@ -223,6 +225,12 @@ def _rebuilt(loader: DataLoader, dataset: Any, sampler: Sampler[Any]) -> DataLoa
         persistent_workers=loader.persistent_workers,
         **options,
     )
+
+
+def end_workers(loader: Any) -> None:
+    """End a loader's persistent workers; of no effect on others."""
+    if getattr(loader, "_iterator", None) is not None:
+        loader._iterator = None
 
 
 def _drawing_apart(loader: Any, seed: int) -> Iterator[Any]:
@@ -280,6 +288,10 @@ class TrainBatches:
         except TypeError:
             return None
 
+    def close(self) -> None:
+        """End workers that persist: the interpreter's own way is a SIGTERM, which they are slow to take."""
+        end_workers(self.loader)
+
     def keys(self, k: int) -> Any:
         """What names the items of micro-batch ``k``, for messages."""
         if isinstance(self.sampler, EpochOrder):
@@ -332,6 +344,9 @@ class EvalBatches:
             share = [entries[(turn * num_ranks + rank) % len(entries)] for turn in range(turns)]
             keyed = [placed(0, entry, is_batched) for entry in share]
             self.loader = _rebuilt(loader, SeededItems(loader.dataset, 0), keyed)  # type: ignore[arg-type]
+
+    def close(self) -> None:
+        end_workers(self.loader)
 
     def __iter__(self) -> Iterator[tuple[int, Any, bool]]:
         """Number of the batch among all, the batch, and whether it counts."""

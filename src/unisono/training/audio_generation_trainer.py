@@ -112,7 +112,7 @@ class AudioGenerationTrainer(Trainer):
         from unisono.inference.model_folder import save_model_folder
 
         with self.averaged_weights():
-            weights = trainable_state(self.raw_model)
+            weights = trainable_state(self.raw_model, keep=self.accelerator.is_main_process)
         if self.accelerator.is_main_process:
             save_model_folder(folder, self.raw_model, cfg, self.last_val_metrics, weights)
         self.accelerator.wait_for_everyone()

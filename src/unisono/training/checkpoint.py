@@ -24,7 +24,7 @@ from unisono.errors import UserError
 
 logger = logging.getLogger(__name__)
 _STATE = "trainer.pt"
-_CONTENTS = "contents.json"  # written last: sizes of all other files
+_CONTENTS = "contents.json"  # written last: sizes of all other files, and what the run branched off from
 
 
 def sync_path(path: Path) -> None:
@@ -117,6 +117,11 @@ def damage(checkpoint: Path) -> str | None:
     return None
 
 
+def came_from(checkpoint: Path) -> str | None:
+    """The checkpoint that a whole one's run was told to go on from by its path, if it was."""
+    return json.loads((checkpoint / _CONTENTS).read_text(encoding="utf-8"))["resumed_from"]
+
+
 class CheckpointFolder:
     """``checkpoints/step_00001000`` and the links ``last`` and ``best``.
 
@@ -192,7 +197,8 @@ class CheckpointFolder:
             save_file(tensors, folder / f"{name}.safetensors")
         torch.save(state, folder / _STATE)
         sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
-        (folder / _CONTENTS).write_text(json.dumps({"step": step, "bytes": sizes}, indent=1), encoding="utf-8")
+        contents = {"step": step, "resumed_from": state.get("resumed_from"), "bytes": sizes}
+        (folder / _CONTENTS).write_text(json.dumps(contents, indent=1), encoding="utf-8")
         sync_folder(folder)
 
     def _not_written(self, final: Path, error: Exception, free_bytes: int) -> UserError:
@@ -215,6 +221,7 @@ class CheckpointFolder:
                 while (aside := self.folder / f"abandoned_{number}_{path.name}").exists():
                     number += 1
                 os.replace(path, aside)
+                logger.warning("%s is set aside as %s, which is never deleted", path, aside.name)
         newest, best = self.steps()[-1:], self.folder / "best"
         if newest:  # the links must not point to what was moved
             self._link("last", newest[0])

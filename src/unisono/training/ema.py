@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from unisono.training.weights import share_of, whole
+from unisono.training.weights import gathered, share_of
 
 
 class ExponentialMovingAverage:
@@ -37,9 +37,9 @@ class ExponentialMovingAverage:
         for name, p in self.parameters.items():
             self.average[name].copy_(p.detach())
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """Whole tensors on the CPU; every process must call it."""
-        return {name: whole(tensor) for name, tensor in self.average.items()}
+    def state_dict(self, keep: bool = True) -> dict[str, Tensor]:
+        """Whole tensors on the CPU; every process must call it, and those that do not ``keep`` get none."""
+        return gathered(self.average, keep)
 
     def load_state_dict(self, weights: Mapping[str, Tensor], updates: int) -> None:
         """Averages that ``state_dict`` gave, and how many updates they have seen."""

@@ -13,7 +13,7 @@ from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.tracking import GeneralTracker
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin, parse_flag_from_env
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, register_fsdp_forward_method
 
 from unisono.errors import UserError
@@ -119,6 +119,13 @@ def settle_sharding(model: nn.Module, methods: Iterable[tuple[nn.Module, str]]) 
         model.set_reshard_after_forward(True)
         for module, name in methods:
             register_fsdp_forward_method(module, name)
+
+
+def share_buffers(accelerator: Accelerator, buffers: Iterable[Tensor]) -> None:
+    """Give every process the main one's running statistics, which are those that are saved."""
+    if accelerator.num_processes > 1:
+        for buffer in buffers:
+            torch.distributed.broadcast(buffer, src=0)
 
 
 def log_processes(accelerator: Accelerator) -> None:

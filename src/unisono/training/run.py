@@ -53,17 +53,21 @@ def run_training(cfg: DictConfig) -> Path:
     )
     is_main = trainer.accelerator.is_main_process
     if cfg.resume != "never":
-        check_same_settings(exp_dir if cfg.resume == "auto" else Path(cfg.resume).resolve().parents[1], cfg)
+        check_same_settings(exp_dir if cfg.resume == "auto" else Path(cfg.resume).resolve().parent.parent, cfg)
     trainer.load_checkpoint()
     if is_main:
-        save_config(exp_dir / "config.yaml", cfg)
+        if trainer.step == 0:
+            save_config(exp_dir / "config.yaml", cfg)
         logger.info("%s trainable parameters; run folder %s", f"{count_trainable(model):,}", exp_dir)
-    settings = OmegaConf.to_container(cfg)
+    first_step, settings = trainer.step, OmegaConf.to_container(cfg)
     assert isinstance(settings, dict)
-    trainer.fit({str(key): value for key, value in settings.items() if key != "data_dict"})
+    shown = {str(key): value for key, value in settings.items() if key != "data_dict"}
+    # The settings of the checkpoints that are there, until one was made with others.
+    trainer.fit(shown, on_saved=lambda: save_config(exp_dir / "config.yaml", cfg))
     if trainer.stop_reason not in ("finished", "stopped early"):
         sys.exit(0)  # asked to by a signal; nothing more of a sweep either
-    trainer.export(exp_dir / "model", cfg)
+    if trainer.step > first_step or not (exp_dir / "model").is_dir():
+        trainer.export(exp_dir / "model", cfg)
     if is_main:
         logger.info("%s at step %d; model exported to %s", trainer.stop_reason, trainer.step, exp_dir / "model")
     return exp_dir / "model"

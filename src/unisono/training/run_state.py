@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
 from unisono.errors import UserError
-from unisono.training.checkpoint import damage, read_state, read_weights, replaced_folder
+from unisono.training.checkpoint import came_from, damage, read_state, read_weights, replaced_folder
 from unisono.training.schedules import check_same_length
 from unisono.training.weights import (
     check_fingerprints,
@@ -32,7 +32,8 @@ _WEIGHTS = "model.safetensors"
 
 def save(trainer: Trainer) -> None:
     """Write a checkpoint; called by all processes, written by the main one."""
-    weights = {"model": trainable_state(trainer.raw_model)}
+    is_main = trainer.accelerator.is_main_process
+    weights = {"model": trainable_state(trainer.raw_model, keep=is_main)}
     if not all(bool(tensor.isfinite().all()) for tensor in weights["model"].values()):
         # so it never takes a good checkpoint's place
         raise UserError(
@@ -40,7 +41,7 @@ def save(trainer: Trainer) -> None:
             "optimizer.lr or trainer.max_grad_norm, or set trainer.mixed_precision=no"
         )
     if trainer.ema is not None:
-        weights["ema"] = trainer.ema.state_dict()
+        weights["ema"] = trainer.ema.state_dict(keep=is_main)
     scaler = trainer.accelerator.scaler
     state: dict[str, Any] = {
         "step": trainer.step,
@@ -48,32 +49,36 @@ def save(trainer: Trainer) -> None:
         "micro_batches": trainer.micro_batches,
         "micro_batches_per_step": trainer.micro_batches_per_step,
         "metric_monitor": trainer.metric_monitor.state_dict(),
-        "optimizer": optimizer_state(trainer.optimizer, trainer.raw_model),
+        "optimizer": optimizer_state(trainer.optimizer, trainer.raw_model, keep=is_main),
         "lr_scheduler": trainer.lr_scheduler.state_dict(),
         "scaler": None if scaler is None else scaler.state_dict(),
         "ema_updates": 0 if trainer.ema is None else trainer.ema.updates,
         "train_metrics": trainer.train_metrics.state_dict(trainer.accelerator),
         "last_val_metrics": trainer.last_val_metrics,
+        "resumed_from": trainer.resumed_from,
         "is_best": trainer.is_best,
         "nonfinite": trainer.nonfinite.state_dict(),
         "frozen": trainer.frozen,
     }
     trainer.on_save_checkpoint(state)
-    if trainer.accelerator.is_main_process:
+    if is_main:
         trainer.checkpoints.save(trainer.step, weights, state, trainer.is_best)
+        if trainer.on_saved is not None:
+            trainer.on_saved()
     trainer.accelerator.wait_for_everyone()
 
 
 def load(trainer: Trainer) -> None:
     """Bring back the checkpoint that ``resume`` asks for, or else the ``initial_weights``; called by all processes."""
     checkpoint = _same_for_all(trainer)
+    if trainer.accelerator.is_main_process:
+        trainer.exp_dir.mkdir(parents=True, exist_ok=True)
     if checkpoint is not None:
         _restore(trainer, checkpoint)
     else:
         if trainer.initial_weights is not None:
             _begin_with(trainer, Path(trainer.initial_weights))
         if trainer.accelerator.is_main_process:
-            trainer.exp_dir.mkdir(parents=True, exist_ok=True)
             trainer.metrics_file.truncate(0)
 
 
@@ -106,6 +111,12 @@ def _chosen(trainer: Trainer) -> Path | None:
     fault = damage(checkpoint)
     if fault is not None:
         raise UserError(f"resume={trainer.resume}: no whole checkpoint: {fault}; choose another, or say resume=auto")
+    own = trainer.checkpoints.steps()
+    if own and damage(own[-1]) is None and came_from(own[-1]) == str(checkpoint):
+        logger.warning(
+            "%s came out of resume=%s: going on from it (to begin at that again, move it away)", own[-1], trainer.resume
+        )
+        return own[-1]  # the same command again, after an interruption
     return checkpoint
 
 
@@ -119,6 +130,8 @@ def _restore(trainer: Trainer, checkpoint: Path) -> None:
     if trainer.accelerator.scaler is not None and state["scaler"] is not None:
         trainer.accelerator.scaler.load_state_dict(state["scaler"])
     _restore_average(trainer, checkpoint, state["ema_updates"])
+    is_told = trainer.resume not in ("auto", "never") and Path(trainer.resume).resolve() == checkpoint
+    trainer.resumed_from = str(checkpoint) if is_told else state["resumed_from"]
     trainer.step, trainer.micro_batches = state["step"], state["micro_batches"]
     trainer.nonfinite.load_state_dict(state["nonfinite"])
     trainer.metric_monitor.load_state_dict(state["metric_monitor"])
@@ -172,7 +185,7 @@ def _begin_with(trainer: Trainer, path: Path) -> None:
 def export(trainer: Trainer, folder: Path, cfg: Mapping[str, Any]) -> None:
     """``model.safetensors`` with the averaged weights and ``config.yaml``, whole or not at all."""
     with trainer.averaged_weights():
-        weights = trainable_state(trainer.raw_model)
+        weights = trainable_state(trainer.raw_model, keep=trainer.accelerator.is_main_process)
     if trainer.accelerator.is_main_process:
         with replaced_folder(folder) as temporary:
             save_file(weights, temporary / _WEIGHTS)

@@ -30,13 +30,13 @@ from unisono.training.hooks import TrainerHooks
 from unisono.training.metrics import MeanMetrics, MetricsFile
 from unisono.training.monitor import MetricMonitor
 from unisono.training.nonfinite import NonfiniteSteps, nan_unless_finite
-from unisono.training.processes import MixedPrecision, log_processes, make_accelerator, settle_sharding
+from unisono.training.processes import MixedPrecision, log_processes, make_accelerator, settle_sharding, share_buffers
 from unisono.training.progress import Progress
 from unisono.training.schedules import advance, make_scheduler, needs_metric, warmup_updates
 from unisono.training.settings import refused_settings
 from unisono.training.stop_signals import StopSignals
 from unisono.training.tracking import Trackers, check_trackers
-from unisono.training.weights import frozen_fingerprints, frozen_modules, whole
+from unisono.training.weights import frozen_fingerprints, frozen_modules, trained_buffers, whole
 
 logger = logging.getLogger(__name__)
 
@@ -163,6 +163,8 @@ class Trainer(TrainerHooks, ABC):
         self.step, self.micro_batches, self.is_loaded = 0, 0, False
         self.should_stop, self.is_best, self._is_validating = False, False, False
         self.stop_reason: str | None = None
+        self.resumed_from: str | None = None
+        self.on_saved: Callable[[], None] | None = None
         self.last_val_metrics: dict[str, float] = {}
 
     def _one_pass(self) -> int:
@@ -185,12 +187,14 @@ class Trainer(TrainerHooks, ABC):
 
     # -- the loop -----------------------------------------------------------------------------------------------
 
-    def fit(self, settings: Mapping[str, Any] | None = None) -> None:
+    def fit(self, settings: Mapping[str, Any] | None = None, on_saved: Callable[[], None] | None = None) -> None:
         """Train from where ``load_checkpoint`` left off, or from the start, until ``stop_reason``.
 
         Args:
             settings: the configuration of the run, for the trackers to show beside its curves.
+            on_saved: called by the main process after each checkpoint.
         """
+        self.on_saved = on_saved
         is_shown = self.progress and self.accelerator.is_main_process
         try:
             self.load_checkpoint()
@@ -205,6 +209,10 @@ class Trainer(TrainerHooks, ABC):
             self.on_exception(error)
             self.trackers.finish(exit_code=1)
             raise
+        finally:
+            for batches in (self.train_batches, self.val_batches):
+                if batches is not None:
+                    batches.close()
         self.trackers.finish(exit_code=0)
 
     def _train(self, signals: StopSignals, progress: Progress) -> None:
@@ -306,6 +314,7 @@ class Trainer(TrainerHooks, ABC):
         self._is_validating, self.val_metrics = True, MeanMetrics()
         self.on_validation_start()
         self.model.eval()
+        share_buffers(self.accelerator, trained_buffers(self.raw_model))
         with torch.no_grad(), self.averaged_weights():
             for batch_idx, batch, counts in self.val_batches:
                 seed_all(derive_seed("validation", batch_idx))
@@ -383,8 +392,8 @@ class Trainer(TrainerHooks, ABC):
     def load_checkpoint(self) -> None:
         """Load what ``resume`` and ``initial_weights`` ask for; the second call does nothing."""
         if not self.is_loaded:
-            self.is_loaded = True
             run_state.load(self)
+            self.is_loaded = True
 
     def export(self, folder: Path, cfg: Mapping[str, Any]) -> None:
         """Write the trained model, averaged weights and configuration, to a folder; every process must call it."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,13 @@ def whole(tensor: Tensor) -> Tensor:
     full = full.full_tensor() if isinstance(full, DTensor) else full
     # What the model holds may change before the copy is written: averaged weights are in it for a moment only.
     return full.to("cpu", copy=True).contiguous()
+
+
+def gathered(tensors: Mapping[str, Tensor], keep: bool) -> dict[str, Tensor]:
+    """Whole copies; a process that does not ``keep`` them takes part where tensors are sharded, and gets nothing."""
+    wanted = {name: tensor for name, tensor in tensors.items() if keep or isinstance(tensor, DTensor)}
+    found = ((name, whole(tensor) if keep else cast(DTensor, tensor).full_tensor()) for name, tensor in wanted.items())
+    return {name: tensor for name, tensor in found if keep}
 
 
 def share_of(tensor: Tensor, holder: Tensor) -> Tensor:
@@ -68,9 +75,9 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def trainable_state(model: nn.Module) -> dict[str, Tensor]:
-    """Trained parameters, and the buffers that go with them; frozen pretrained parts stay out."""
-    return {name: whole(tensor) for name, tensor in _tensors(model).items()}
+def trainable_state(model: nn.Module, keep: bool = True) -> dict[str, Tensor]:
+    """Trained parameters, and the buffers that go with them, whole; frozen pretrained parts stay out."""
+    return gathered(_tensors(model), keep)
 
 
 def trained_buffers(model: nn.Module) -> list[Tensor]:
@@ -169,13 +176,14 @@ def _names_by_index(optimizer: Optimizer, model: nn.Module) -> dict[int, str]:
     return {index: names.get(id(p), f"parameter {index}") for index, p in enumerate(parameters)}
 
 
-def optimizer_state(optimizer: Optimizer, model: nn.Module) -> dict[str, Any]:
-    """The optimizer's state with the names of parameters for their indices, and whole tensors."""
+def optimizer_state(optimizer: Optimizer, model: nn.Module, keep: bool = True) -> dict[str, Any]:
+    """The optimizer's state with the names of parameters for their indices, and whole tensors (``gathered``)."""
     names = _names_by_index(optimizer, model)
     state = optimizer.state_dict()
     return {
         "state": {
-            names[index]: {key: whole(value) if isinstance(value, Tensor) else value for key, value in entry.items()}
+            names[index]: {key: value for key, value in entry.items() if not isinstance(value, Tensor)}
+            | gathered({key: value for key, value in entry.items() if isinstance(value, Tensor)}, keep)
             for index, entry in state["state"].items()
         },
         "param_groups": [
@@ -194,6 +202,14 @@ def load_optimizer_state(optimizer: Optimizer, model: nn.Module, saved: Mapping[
         faults = [f"missing: {name}" for name in sorted(set(here) - set(there))]
         faults += [f"unknown: {name}" for name in sorted(set(there) - set(here))]
         raise UserError(f"{where}: its optimizer trained other parameters:\n  {_listed(faults or ['groups differ'])}")
+    for now, before in zip(optimizer.state_dict()["param_groups"], saved["param_groups"], strict=True):
+        if now.keys() != before.keys():
+            faults = [f"unknown: {name}" for name in sorted(before.keys() - now.keys())]
+            faults += [f"missing: {name}" for name in sorted(now.keys() - before.keys())]
+            raise UserError(
+                f"{where}: its optimizer or learning-rate schedule is of another kind; bring back the same, or begin "
+                f"anew with trainer.initial_weights. Settings of a group of parameters:\n  {_listed(faults)}"
+            )
     parameters = dict(model.named_parameters())
 
     def share(name: str, value: Any) -> Any:
