@@ -293,10 +293,11 @@ class ConcatDataset(Dataset[Sample]):
         dataset, position = self.locate(item)
         try:
             return dataset.sample(position, epoch)
-        except UserError:
-            raise
-        except Exception as error:  # of a data set's own code: say of which item
+        except Exception as error:  # say of which item
             record = dataset.items[position]
+            audio_id = record.record["audio_id"]
+            if isinstance(error, UserError):
+                raise UserError(f"{audio_id}: {error}") from error
             raise RuntimeError(
-                f"{record.where}: {record.record['audio_id']!r} could not be read: {type(error).__name__}: {error}"
+                f"{audio_id} ({record.where}) could not be read: {type(error).__name__}: {error}"
             ) from error

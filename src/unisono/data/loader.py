@@ -9,6 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 from torch.utils.data import DataLoader, Sampler
 
+from unisono.errors import UserError
+
 
 class TimedDataset(Protocol):
     """What a loader needs to know of a data set: ``durations_s``, the length of each item."""
@@ -39,6 +41,8 @@ class TrainBatchSampler(Sampler[list[int]]):
         if batch_size < 1 or bucket_batches < 1:
             raise ValueError(f"batch_size ({batch_size}) and bucket_batches ({bucket_batches}) must be at least 1")
         self.durations_s = np.asarray(durations_s)
+        if not len(self.durations_s):
+            raise UserError("the training data set has no item; give it some")
         self.batch_size = min(batch_size, len(self.durations_s))
         self.seed, self.bucket_batches = seed, bucket_batches
         self.rank, self.num_ranks, self.start = 0, 1, 0

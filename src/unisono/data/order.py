@@ -7,74 +7,23 @@ seeded for that item. So any run can start at any micro-batch, with any number o
 
 from __future__ import annotations
 
-import random
 import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from functools import partial
 from itertools import count, islice
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
+from accelerate.utils import send_to_device
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
+from unisono.data.randomness import RandomStream, seed_all
 from unisono.errors import UserError
 from unisono.objectives.noise import derive_seed
 
 _WORKER_GRACE_S = 600
 _END = object()
-
-
-def seed_all(seed: int) -> None:
-    """Seed Python's, NumPy's and torch's global generators."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002  # data sets of others draw from the global generator
-    # Not torch.manual_seed: where a GPU is not in use, that takes a hundred times as long, for each item of a batch.
-    torch.default_generator.manual_seed(seed)
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    module = torch.get_device_module(device) if device is not None else None
-    if module is not None and module.is_initialized():
-        module.manual_seed_all(seed)
-
-
-class RandomStream:
-    """Context in which the global generators go on from where they were when it was last left, first from ``seed``.
-
-    Afterwards they are where they were before.
-    """
-
-    def __init__(self, seed: int) -> None:
-        with _kept():
-            seed_all(seed)
-            self._states = _states()
-
-    def __enter__(self) -> None:
-        self._outside = _states()
-        _set(self._states)
-
-    def __exit__(self, *_: object) -> None:
-        self._states = _states()
-        _set(self._outside)
-
-
-def _states() -> tuple[Any, Any, torch.Tensor]:
-    return random.getstate(), np.random.get_state(), torch.random.get_rng_state()  # noqa: NPY002
-
-
-def _set(states: tuple[Any, Any, torch.Tensor]) -> None:
-    random.setstate(states[0])
-    np.random.set_state(states[1])  # noqa: NPY002
-    torch.random.set_rng_state(states[2])
-
-
-@contextmanager
-def _kept() -> Iterator[None]:
-    states = _states()
-    try:
-        yield
-    finally:
-        _set(states)
 
 
 @runtime_checkable
@@ -134,6 +83,16 @@ def _key(key: Any) -> Any:
     return key.item() if isinstance(key, torch.Tensor | np.integer) else key  # equal keys must print alike for the seed
 
 
+def _refuse_shared(sampler: Any) -> None:
+    """Raise for a sampler that shares the data among processes, which is done here."""
+    for part in (sampler, getattr(sampler, "sampler", None)):
+        if getattr(part, "num_replicas", 1) > 1:
+            raise UserError(
+                f"{type(part).__name__} shares the data among processes, and so does the trainer; give the loader a "
+                "plain sampler (shuffle=True)"
+            )
+
+
 def _length(sampler: Any) -> int:
     try:
         return len(sampler)
@@ -148,6 +107,7 @@ def one_epoch(sampler: Any, seed: int, epoch: int) -> list[Any]:
     Raises:
         UserError: it has no length, or another one than it says; such an order cannot be begun anywhere.
     """
+    _refuse_shared(sampler)
     name, length = type(sampler).__name__, _length(sampler)
     own_seed = derive_seed(seed, "order", epoch)
     part: Any
@@ -268,6 +228,7 @@ class TrainBatches:
             if isinstance(own, OrderedSampler):
                 self.sampler, self.loader = own, _rebuilt(loader, loader.dataset, own)  # type: ignore[arg-type]
             else:
+                _refuse_shared(own)
                 order = EpochOrder(own, seed, is_batched)
                 self.sampler, self.loader = order, _rebuilt(loader, SeededItems(loader.dataset, seed), order)
             self.sampler.shard(rank, num_ranks)
@@ -369,6 +330,13 @@ class EvalBatches:
                 "the validation loader gave no batch; give it items (a generator can be iterated once: give a list), "
                 "or set val_dataloader to null"
             )
+
+
+def to_device(batch: Any, device: torch.device) -> Any:
+    """Tensors in any nesting, or an object with a method ``to``."""
+    if hasattr(batch, "to") and not isinstance(batch, torch.Tensor):
+        return batch.to(device)
+    return send_to_device(batch, device, non_blocking=True)
 
 
 def num_items(batch: Any) -> int:

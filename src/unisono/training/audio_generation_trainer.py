@@ -16,7 +16,6 @@ from unisono.timing import samples_to_frames
 from unisono.training.losses import LossResult
 from unisono.training.samples import SampleLogger
 from unisono.training.trainer import Trainer
-from unisono.training.weights import trainable_state
 from unisono.types import Batch
 
 _SIGMA_BINS = 5
@@ -63,16 +62,15 @@ class AudioGenerationTrainer(Trainer):
         checkpoint["sampled_at_step"] = self.sampled_at_step
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.sampled_at_step = checkpoint["sampled_at_step"]
+        self.sampled_at_step = checkpoint.get("sampled_at_step", 0)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         result = self.loss_fn(self.model(batch))
         self._report("train", result, batch)
-        low, high = 0.0, 1.0 / _SIGMA_BINS
-        for _ in range(_SIGMA_BINS):
-            inside = (result.sigma >= low) & ((result.sigma < high) | (high >= 1.0))
-            self.log(f"train/loss_sigma/{low:.1f}-{high:.1f}", result.prediction_error, inside)
-            low, high = high, high + 1.0 / _SIGMA_BINS
+        bins = (result.sigma * _SIGMA_BINS).long().clamp(max=_SIGMA_BINS - 1)
+        for index in range(_SIGMA_BINS):
+            name = f"train/loss_sigma/{index / _SIGMA_BINS:.1f}-{(index + 1) / _SIGMA_BINS:.1f}"
+            self.log(name, result.prediction_error, bins == index)
         return result.total
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -107,12 +105,8 @@ class AudioGenerationTrainer(Trainer):
         assert isinstance(model, UnifiedAudioModel)
         return [(model, "generate"), *((block, "context_keys_values") for block in model.backbone.blocks)]
 
-    def export(self, folder: Path, cfg: Mapping[str, Any]) -> None:
+    def write_model(self, folder: Path, cfg: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
         """A model folder that ``Pipeline.from_pretrained`` reads."""
         from unisono.inference.model_folder import save_model_folder
 
-        with self.averaged_weights():
-            weights = trainable_state(self.raw_model, keep=self.accelerator.is_main_process)
-        if self.accelerator.is_main_process:
-            save_model_folder(folder, self.raw_model, cfg, self.last_val_metrics, weights)
-        self.accelerator.wait_for_everyone()
+        save_model_folder(folder, self.raw_model, cfg, self.last_val_metrics, weights)

@@ -9,6 +9,7 @@ import os
 import pickle
 import shutil
 import zipfile
+import zlib
 from collections import OrderedDict, defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -24,7 +25,7 @@ from unisono.errors import UserError
 
 logger = logging.getLogger(__name__)
 _STATE = "trainer.pt"
-_CONTENTS = "contents.json"  # written last: sizes of all other files, and what the run branched off from
+_CONTENTS = "contents.json"  # written last: sizes and checksums of the others, and what the run branched off from
 
 
 def sync_path(path: Path) -> None:
@@ -45,8 +46,11 @@ def sync_folder(folder: Path) -> None:
 @contextmanager
 def replaced_folder(folder: Path) -> Iterator[Path]:
     """A folder to fill, which takes the place of ``folder`` when the context ends well, and vanishes if not."""
-    temporary = folder.with_name(f".tmp_{folder.name}_{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
+    temporary, retired = (folder.with_name(f".{kind}_{folder.name}") for kind in ("tmp", "old"))
+    if retired.exists() and not folder.exists():  # a replacement that was killed half-way
+        os.replace(retired, folder)
+    for left in (temporary, retired):
+        shutil.rmtree(left, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
         yield temporary
@@ -54,10 +58,10 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    retired = folder.with_name(f".old_{folder.name}_{os.getpid()}")
     if folder.exists():
         os.replace(folder, retired)
     os.replace(temporary, folder)
+    sync_path(folder.parent)
     shutil.rmtree(retired, ignore_errors=True)
 
 
@@ -97,16 +101,24 @@ def _refuse_objects(value: Any, place: str) -> None:
         )
 
 
+def _checksum(path: Path) -> int:
+    """CRC-32 of a file; a disk or a power cut can spoil content and leave the size. (torch writes some of its own.)"""
+    value = 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            value = zlib.crc32(block, value)
+    return value
+
+
 def damage(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint folder, None if it is whole; reads no tensors."""
+    """What is wrong with a checkpoint folder, None if it is whole."""
     try:
-        sizes = json.loads((checkpoint / _CONTENTS).read_text(encoding="utf-8"))["bytes"]
-        for name, size in sizes.items():
+        contents = json.loads((checkpoint / _CONTENTS).read_text(encoding="utf-8"))
+        for name, size in contents["bytes"].items():
             if (found := (checkpoint / name).stat().st_size) != size:
                 return f"{name} has {found} of {size} bytes"
-            if name.endswith(".safetensors"):
-                with safe_open(checkpoint / name, "pt"):
-                    pass  # the header is whole
+            if name.endswith(".safetensors") and _checksum(checkpoint / name) != contents["crc32"][name]:
+                return f"{name} is not what was written"
         with zipfile.ZipFile(checkpoint / _STATE) as state:
             if state.testzip() is not None:  # checksums that torch writes
                 return f"{_STATE} is not what was written"
@@ -197,7 +209,9 @@ class CheckpointFolder:
             save_file(tensors, folder / f"{name}.safetensors")
         torch.save(state, folder / _STATE)
         sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
-        contents = {"step": step, "resumed_from": state.get("resumed_from"), "bytes": sizes}
+        checksums = {path.name: _checksum(path) for path in sorted(folder.glob("*.safetensors"))}
+        resumed_from = state.get("resumed_from")
+        contents = {"step": step, "resumed_from": resumed_from, "bytes": sizes, "crc32": checksums}
         (folder / _CONTENTS).write_text(json.dumps(contents, indent=1), encoding="utf-8")
         sync_folder(folder)
 

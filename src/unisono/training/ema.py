@@ -50,14 +50,16 @@ class ExponentialMovingAverage:
     @contextmanager
     def applied(self) -> Iterator[None]:
         """Within the context the model holds the averaged weights."""
-        kept = {name: p.detach().clone() for name, p in self.parameters.items()}
-        self._copy(self.average)
+        self._exchange()
         try:
             yield
         finally:
-            self._copy(kept)
+            self._exchange()
 
     @torch.no_grad()
-    def _copy(self, weights: dict[str, Tensor]) -> None:
+    def _exchange(self) -> None:
+        """One tensor after the other, so that no third copy of the model is needed."""
         for name, parameter in self.parameters.items():
-            parameter.copy_(weights[name])
+            kept = parameter.detach().clone()
+            parameter.copy_(self.average[name])
+            self.average[name].copy_(kept)

@@ -22,9 +22,10 @@ on_train_end
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 
@@ -78,3 +79,11 @@ class TrainerHooks:
 
     def on_exception(self, exception: BaseException) -> None:
         """Before an exception leaves ``fit``."""
+
+    def modules_to_compile(self, model: nn.Module) -> Iterable[nn.Module]:
+        """What ``torch_compile`` compiles, in place: names of weights stay. Override for parts of a dynamic model."""
+        return [model]
+
+    def forward_methods(self, model: nn.Module) -> Iterable[tuple[nn.Module, str]]:
+        """Modules, and names of their methods that compute with weights outside ``forward``; FSDP must know them."""
+        return []

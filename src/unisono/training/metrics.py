@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -30,11 +31,10 @@ class MeanMetrics:
     def update(self, name: str, values: Tensor, mask: Tensor | None = None) -> None:
         """Add values of any shape; ``mask`` (same shape) says which count."""
         values = values.detach().double()
-        mask = torch.ones_like(values) if mask is None else mask.double()
+        counts = torch.ones_like(values, dtype=torch.bool) if mask is None else mask.bool()
         if self.skip_nonfinite:
-            mask = mask * values.isfinite()
-            values = values.nan_to_num(0.0, 0.0, 0.0)
-        total, count = (values * mask).sum(), mask.sum()
+            counts = counts & values.isfinite()
+        total, count = torch.where(counts, values, 0.0).sum(), counts.sum().double()
         if name in self.sums:
             total, count = self.sums[name] + total, self.counts[name] + count
         self.sums[name], self.counts[name] = total, count
@@ -45,7 +45,10 @@ class MeanMetrics:
 
     def state_dict(self, accelerator: Accelerator | None = None) -> dict[str, Any]:
         """``name -> (sum, count)``; with an accelerator, over all processes (every process must call it)."""
-        pairs = [{name: (self.sums[name].item(), self.counts[name].item()) for name in self.sums}]
+        names = list(self.sums)
+        both = [*self.sums.values(), *self.counts.values()]
+        plain = torch.stack(both).tolist() if both else []  # one transfer from the device, not one for each
+        pairs = [dict(zip(names, zip(plain[: len(names)], plain[len(names) :], strict=True), strict=True))]
         if accelerator is not None and accelerator.num_processes > 1:
             pairs = gather_object(pairs)
         names = sorted({name for part in pairs for name in part})
@@ -73,6 +76,8 @@ class MetricsFile:
                 record = json.loads(line)
             except json.JSONDecodeError:
                 break  # only the last line of a killed run can be torn
+            if not isinstance(record, dict) or "step" not in record:
+                break
             if record["step"] <= step:
                 kept.append(line + "\n")
         temporary = self.path.with_suffix(".tmp")
@@ -80,9 +85,14 @@ class MetricsFile:
         os.replace(temporary, self.path)
 
     def write(self, record: dict[str, Any]) -> None:
+        """Add a line. What is infinite or NaN becomes null, since JSON has no word for it."""
+        finite = {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in record.items()
+        }
         try:
             with self.path.open("a", encoding="utf-8") as out:
-                out.write(json.dumps(record) + "\n")
+                out.write(json.dumps(finite, allow_nan=False) + "\n")
         except OSError as error:
             raise UserError(
                 f"{self.path} could not be written: {error.strerror}; make room there, or see to its permissions, and "

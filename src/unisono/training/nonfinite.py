@@ -12,12 +12,20 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from unisono.errors import UserError
-from unisono.training.weights import trained_buffers
+from unisono.training.weights import frozen_modules
 
 logger = logging.getLogger(__name__)
 
 Place = tuple[int, Any]
 """Number of a micro-batch among all, and the audio ids of its items if it tells them."""
+
+
+def checked_loss(loss: Any) -> Tensor:
+    """What ``training_step`` returned, if it is a loss: one number with a gradient."""
+    if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
+        shown = tuple(loss.shape) if isinstance(loss, Tensor) else loss
+        raise TypeError(f"training_step returned {shown!r}; it must return the loss, one number with a gradient")
+    return loss.reshape(())
 
 
 def nan_unless_finite(loss: Tensor) -> Tensor:
@@ -38,11 +46,16 @@ class NonfiniteSteps:
     ) -> None:
         self.accelerator, self.max_in_a_row, self.name_items = accelerator, max_in_a_row, name_items
         self.total, self.in_a_row = 0, 0
-        self._buffers = trained_buffers(model)
-        self._kept: list[Tensor] = []
+        frozen = {id(inner) for _, part in frozen_modules(model) for inner in part.modules()}
+        self._holders = [module for module in model.modules() if id(module) not in frozen and module._buffers]
+        self._kept: list[dict[str, Tensor]] = []
 
     def before_step(self) -> None:
-        self._kept = [buffer.clone() for buffer in self._buffers]
+        """Remember the buffers; a module may replace them by others while it computes."""
+        self._kept = [
+            {name: buffer.clone() for name, buffer in module._buffers.items() if buffer is not None}
+            for module in self._holders
+        ]
 
     def after_step(self, step: int, is_finite: bool, losses: Sequence[Tensor], places: Sequence[Place]) -> None:
         """Every process must call it, with the same ``is_finite``.
@@ -54,8 +67,13 @@ class NonfiniteSteps:
         if is_finite:
             self.in_a_row = 0
             return
-        for buffer, kept in zip(self._buffers, self._kept, strict=True):
-            buffer.copy_(kept)
+        for module, kept in zip(self._holders, self._kept, strict=True):
+            for name, before in kept.items():
+                buffer = module._buffers[name]
+                if buffer is not None and buffer.shape == before.shape:
+                    buffer.copy_(before)
+                else:
+                    module._buffers[name] = before
         self.total, self.in_a_row = self.total + 1, self.in_a_row + 1
         guilty = [place for loss, place in zip(losses, places, strict=True) if not loss.isfinite()]
         if self.accelerator.num_processes > 1:

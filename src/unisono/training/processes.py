@@ -19,7 +19,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, register_fs
 from unisono.errors import UserError
 
 logger = logging.getLogger(__name__)
-_PATIENCE = timedelta(hours=3)
+PATIENCE = timedelta(hours=3)
 MixedPrecision = Literal["auto", "bf16", "fp16", "no"]
 
 
@@ -44,7 +44,7 @@ def process_state() -> PartialState:
                 "over GPUs use FSDP, as in configs/accelerate/fsdp_8gpus.yaml"
             )
     # The first process builds corpora and reads every audio file while the others wait; the default is ten minutes.
-    return PartialState(cpu=uses_cpu(), timeout=_PATIENCE)
+    return PartialState(cpu=uses_cpu(), timeout=PATIENCE)
 
 
 def best_precision(device: torch.device) -> str:

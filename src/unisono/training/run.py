@@ -51,26 +51,30 @@ def run_training(cfg: DictConfig) -> Path:
         val_dataloader=val_dataloader,
         trackers=instantiate(cfg.get("trackers") or {}),
     )
+    with trainer.lock:
+        _train_and_export(trainer, exp_dir, cfg)
+    return exp_dir / "model"
+
+
+def _train_and_export(trainer: Any, exp_dir: Path, cfg: DictConfig) -> None:
     is_main = trainer.accelerator.is_main_process
     if cfg.resume != "never":
         check_same_settings(exp_dir if cfg.resume == "auto" else Path(cfg.resume).resolve().parent.parent, cfg)
     trainer.load_checkpoint()
-    if is_main:
-        if trainer.step == 0:
-            save_config(exp_dir / "config.yaml", cfg)
-        logger.info("%s trainable parameters; run folder %s", f"{count_trainable(model):,}", exp_dir)
-    first_step, settings = trainer.step, OmegaConf.to_container(cfg)
+    first_step = trainer.step
+    if is_main and first_step == 0:
+        save_config(exp_dir / "config.yaml", cfg)
+    logger.info("%s trainable parameters; run folder %s", f"{count_trainable(trainer.raw_model):,}", exp_dir)
+    settings = OmegaConf.to_container(cfg)
     assert isinstance(settings, dict)
     shown = {str(key): value for key, value in settings.items() if key != "data_dict"}
-    # The settings of the checkpoints that are there, until one was made with others.
+    # config.yaml has the settings of the checkpoints that are there, until one is made with others.
     trainer.fit(shown, on_saved=lambda: save_config(exp_dir / "config.yaml", cfg))
     if trainer.stop_reason not in ("finished", "stopped early"):
         sys.exit(0)  # asked to by a signal; nothing more of a sweep either
     if trainer.step > first_step or not (exp_dir / "model").is_dir():
         trainer.export(exp_dir / "model", cfg)
-    if is_main:
-        logger.info("%s at step %d; model exported to %s", trainer.stop_reason, trainer.step, exp_dir / "model")
-    return exp_dir / "model"
+    logger.info("%s at step %d; the model is in %s", trainer.stop_reason, trainer.step, exp_dir / "model")
 
 
 # What may differ between a run and the one it goes on with: lengths, logging, where and how fast, not what is learned.

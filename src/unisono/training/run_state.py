@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from accelerate.utils import broadcast_object_list
 from omegaconf import OmegaConf
 from safetensors.torch import save_file
+from torch import Tensor
 
 from unisono.errors import UserError
 from unisono.training.checkpoint import came_from, damage, read_state, read_weights, replaced_folder
@@ -56,6 +58,7 @@ def save(trainer: Trainer) -> None:
         "train_metrics": trainer.train_metrics.state_dict(trainer.accelerator),
         "last_val_metrics": trainer.last_val_metrics,
         "resumed_from": trainer.resumed_from,
+        "is_step_open": trainer.is_step_open,
         "is_best": trainer.is_best,
         "nonfinite": trainer.nonfinite.state_dict(),
         "frozen": trainer.frozen,
@@ -111,12 +114,14 @@ def _chosen(trainer: Trainer) -> Path | None:
     fault = damage(checkpoint)
     if fault is not None:
         raise UserError(f"resume={trainer.resume}: no whole checkpoint: {fault}; choose another, or say resume=auto")
-    own = trainer.checkpoints.steps()
-    if own and damage(own[-1]) is None and came_from(own[-1]) == str(checkpoint):
-        logger.warning(
-            "%s came out of resume=%s: going on from it (to begin at that again, move it away)", own[-1], trainer.resume
-        )
-        return own[-1]  # the same command again, after an interruption
+    for own in reversed(trainer.checkpoints.steps()):  # the same command again, after an interruption?
+        if damage(own) is None:
+            if came_from(own) != os.path.abspath(trainer.resume):
+                break
+            logger.warning(
+                "%s came out of resume=%s: going on from it (to begin at that again, move it away)", own, trainer.resume
+            )
+            return own
     return checkpoint
 
 
@@ -131,8 +136,9 @@ def _restore(trainer: Trainer, checkpoint: Path) -> None:
         trainer.accelerator.scaler.load_state_dict(state["scaler"])
     _restore_average(trainer, checkpoint, state["ema_updates"])
     is_told = trainer.resume not in ("auto", "never") and Path(trainer.resume).resolve() == checkpoint
-    trainer.resumed_from = str(checkpoint) if is_told else state["resumed_from"]
+    trainer.resumed_from = os.path.abspath(trainer.resume) if is_told else state["resumed_from"]
     trainer.step, trainer.micro_batches = state["step"], state["micro_batches"]
+    trainer.is_step_open = state["is_step_open"]
     trainer.nonfinite.load_state_dict(state["nonfinite"])
     trainer.metric_monitor.load_state_dict(state["metric_monitor"])
     trainer.last_val_metrics = state["last_val_metrics"]
@@ -176,18 +182,16 @@ def _begin_with(trainer: Trainer, path: Path) -> None:
             logger.warning("%s: %s", file, line)
         logger.info("began with %s; %d of its or the model's tensors were left out", file, len(left_out))
     else:
+        if (path / "trainer.pt").is_file():
+            check_fingerprints(read_state(path)["frozen"], trainer.frozen, str(path))
         load_strictly(trainer.raw_model, weights, f"{file} (trainer.partial_loading=true takes what fits)")
         logger.info("began with %s", file)
     if trainer.ema is not None:
         trainer.ema.restart()
 
 
-def export(trainer: Trainer, folder: Path, cfg: Mapping[str, Any]) -> None:
-    """``model.safetensors`` with the averaged weights and ``config.yaml``, whole or not at all."""
-    with trainer.averaged_weights():
-        weights = trainable_state(trainer.raw_model, keep=trainer.accelerator.is_main_process)
-    if trainer.accelerator.is_main_process:
-        with replaced_folder(folder) as temporary:
-            save_file(weights, temporary / _WEIGHTS)
-            OmegaConf.save(OmegaConf.create(dict(cfg)), temporary / "config.yaml")
-    trainer.accelerator.wait_for_everyone()
+def write_model(folder: Path, cfg: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
+    """``model.safetensors`` and ``config.yaml``, whole or not at all."""
+    with replaced_folder(folder) as temporary:
+        save_file(dict(weights), temporary / _WEIGHTS)
+        OmegaConf.save(OmegaConf.create(dict(cfg)), temporary / "config.yaml")

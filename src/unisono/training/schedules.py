@@ -100,7 +100,8 @@ def check_same_length(now: Mapping[str, Any], saved: Mapping[str, Any], where: s
         if name in now and name in saved and now[name] != saved[name]:
             raise UserError(
                 f"{where}: its learning-rate schedule was made for {name}={saved[name]} updates, now {now[name]}, "
-                f"and it cannot be stretched. Keep epochs and epoch_length, set lr_scheduler.{name}={saved[name]}, or "
+                f"and it cannot be stretched. Keep epochs, epoch_length and the number of processes, "
+                f"set lr_scheduler.{name}={saved[name]}, or "
                 "begin anew with trainer.initial_weights; unisono.training.schedules.cosine_with_warmup stretches"
             )
 

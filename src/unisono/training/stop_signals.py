@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from unisono.training.processes import PATIENCE
+
 logger = logging.getLogger(__name__)
 _NAMES = ("SIGTERM", "SIGINT", "SIGUSR1")
 _SECOND_THOUGHT_S = 2.0  # a terminal and a launcher may both send one and the same Ctrl-C
@@ -38,12 +40,14 @@ class StopSignals:
                     self._before[getattr(signal, name)] = signal.signal(getattr(signal, name), self._receive)
         if self.accelerator.num_processes > 1:
             # On the CPU whatever the model is on: asking must not wait for a GPU.
-            self._group = torch.distributed.new_group(backend="gloo")
+            self._group = torch.distributed.new_group(backend="gloo", timeout=PATIENCE)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        if self._group is not None and error is None:
+            torch.distributed.destroy_process_group(self._group)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         now_s = time.monotonic()
@@ -52,14 +56,22 @@ class StopSignals:
         elif number == signal.SIGINT and now_s - self._received_s >= _SECOND_THOUGHT_S:
             raise KeyboardInterrupt
 
-    def agreed(self, should_stop: bool) -> tuple[str | None, bool]:
-        """What all processes know together: the signal that any of them got, and whether any wants to stop.
+    def agreed(self) -> str | None:
+        """The signal that any process got, in all of them; every process must call it at the same place.
 
-        Every process must call it at the same step, else they would wait for each other in the next one.
+        Else one would leave, and the others wait for it in the next step.
         """
-        known = [_NAMES.index(self.received) + 1 if self.received else 0, int(should_stop)]
-        if self._group is not None:
-            flags = torch.tensor(known)
-            torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX, group=self._group)
-            known = flags.tolist()
-        return _NAMES[known[0] - 1] if known[0] else None, bool(known[1])
+        index = self._largest(_NAMES.index(self.received) + 1 if self.received else 0)
+        self.received = _NAMES[index - 1] if index else None
+        return self.received
+
+    def any_process(self, wish: bool) -> bool:
+        """Whether any process has the wish; every process must call it at the same place."""
+        return bool(self._largest(int(wish)))
+
+    def _largest(self, value: int) -> int:
+        if self._group is None:
+            return value
+        flag = torch.tensor(value)
+        torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX, group=self._group)
+        return int(flag)

@@ -16,11 +16,11 @@ from typing import Any
 
 import torch
 from accelerate.tracking import GeneralTracker
-from accelerate.utils import send_to_device
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from unisono.data.order import EvalBatches, TrainBatches, num_items, seed_all
+from unisono.data.order import EvalBatches, TrainBatches, num_items, to_device
+from unisono.data.randomness import seed_all
 from unisono.errors import UserError
 from unisono.objectives.noise import derive_seed
 from unisono.training import run_state
@@ -29,14 +29,15 @@ from unisono.training.ema import ExponentialMovingAverage
 from unisono.training.hooks import TrainerHooks
 from unisono.training.metrics import MeanMetrics, MetricsFile
 from unisono.training.monitor import MetricMonitor
-from unisono.training.nonfinite import NonfiniteSteps, nan_unless_finite
+from unisono.training.nonfinite import NonfiniteSteps, checked_loss, nan_unless_finite
 from unisono.training.processes import MixedPrecision, log_processes, make_accelerator, settle_sharding, share_buffers
 from unisono.training.progress import Progress
+from unisono.training.run_lock import RunLock
 from unisono.training.schedules import advance, make_scheduler, needs_metric, warmup_updates
 from unisono.training.settings import refused_settings
 from unisono.training.stop_signals import StopSignals
 from unisono.training.tracking import Trackers, check_trackers
-from unisono.training.weights import frozen_fingerprints, frozen_modules, trained_buffers, whole
+from unisono.training.weights import frozen_fingerprints, frozen_modules, trainable_state, trained_buffers, whole
 
 logger = logging.getLogger(__name__)
 
@@ -83,8 +84,16 @@ class Trainer(TrainerHooks, ABC):
         step: updates so far; ``epoch``: of the next one.
         should_stop: set it, in any process, to end the run after this step.
         stop_reason: "finished", "stopped early", a signal's name, or None while training.
-        last_val_metrics: means of the last validation; ``is_best``: whether they are the best so far.
+        last_val_metrics: means of the last validation; ``is_best``: whether this step's are the best so far.
+        is_step_open: the last update was made, and what is due after it was not: a signal came first.
     """
+
+    step = 0
+    micro_batches = 0  # of all processes so far
+    is_loaded = should_stop = is_best = is_step_open = _is_validating = False
+    stop_reason: str | None = None
+    resumed_from: str | None = None
+    on_saved: Callable[[], None] | None = None
 
     def __init__(
         self,
@@ -128,6 +137,8 @@ class Trainer(TrainerHooks, ABC):
         self.exp_dir, self.seed, self.resume = Path(exp_dir), seed, resume
         self.initial_weights, self.partial_loading = initial_weights, partial_loading
         self.loss_fn = loss_fn.to(self.accelerator.device) if isinstance(loss_fn, nn.Module) else loss_fn
+        if isinstance(loss_fn, nn.Module) and any(p.requires_grad for p in loss_fn.parameters()):
+            raise UserError("loss_fn has weights to train, which no optimizer would get; put them into the model")
         self.gradient_accumulation_steps, self.max_grad_norm = gradient_accumulation_steps, max_grad_norm
         self.progress = progress
         self.log_every_n_steps = log_every_n_steps
@@ -140,32 +151,38 @@ class Trainer(TrainerHooks, ABC):
         self.micro_batches_per_step = ranks * gradient_accumulation_steps
         self.epoch_length = epoch_length or self._one_pass()
         self.total_steps = epochs * self.epoch_length
-        if torch_compile:
-            for module in self.modules_to_compile(model):
-                module.compile(**({} if torch_compile is True else torch_compile))
-        own_optimizer = optimizer([p for p in model.parameters() if p.requires_grad])
-        warmup_steps = warmup_updates(warmup_params, self.epoch_length)
-        self.lr_scheduler = make_scheduler(lr_scheduler, own_optimizer, warmup_steps, self.total_steps)
-        if needs_metric(self.lr_scheduler) and self.val_batches is None:
-            raise UserError("lr_scheduler follows a validation metric (ReduceLROnPlateau); give a val_dataloader")
-        # The scheduler is not prepared: Accelerate would advance it once per process at each update.
-        self.model, self.optimizer = self.accelerator.prepare(model, own_optimizer)
-        self.raw_model: nn.Module = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
-        settle_sharding(self.model, self.forward_methods(self.raw_model))
+        self._prepare(model, optimizer, lr_scheduler, warmup_updates(warmup_params, self.epoch_length), torch_compile)
         self.ema = ExponentialMovingAverage(self.raw_model, ema_decay) if ema_decay is not None else None
         self.checkpoints = CheckpointFolder(self.exp_dir / "checkpoints", save_last_k, keep_every_n_steps)
+        self.lock = RunLock(self.exp_dir, self.accelerator.is_main_process)
         self.metrics_file = MetricsFile(self.exp_dir / "metrics.jsonl")
         self.metric_monitor = metric_monitor or MetricMonitor(is_optional=True)
         self.frozen = frozen_fingerprints(self.raw_model)
         self._frozen_parts = [part for _, part in frozen_modules(self.raw_model)]
         self.nonfinite = NonfiniteSteps(self.accelerator, self.raw_model, max_nonfinite_steps, self.train_batches.keys)
         self.train_metrics, self.val_metrics = MeanMetrics(skip_nonfinite=True), MeanMetrics()
-        self.step, self.micro_batches, self.is_loaded = 0, 0, False
-        self.should_stop, self.is_best, self._is_validating = False, False, False
-        self.stop_reason: str | None = None
-        self.resumed_from: str | None = None
-        self.on_saved: Callable[[], None] | None = None
         self.last_val_metrics: dict[str, float] = {}
+
+    def _prepare(
+        self,
+        model: nn.Module,
+        optimizer: Callable[..., Optimizer],
+        lr_scheduler: Callable[..., Any] | None,
+        num_warmup_steps: int,
+        torch_compile: bool | Mapping[str, Any] | None,
+    ) -> None:
+        """Make model, optimizer and schedule what the processes train together."""
+        if torch_compile:
+            for module in self.modules_to_compile(model):
+                module.compile(**({} if torch_compile is True else torch_compile))
+        own_optimizer = optimizer([p for p in model.parameters() if p.requires_grad])
+        self.lr_scheduler = make_scheduler(lr_scheduler, own_optimizer, num_warmup_steps, self.total_steps)
+        if needs_metric(self.lr_scheduler) and self.val_batches is None:
+            raise UserError("lr_scheduler follows a validation metric (ReduceLROnPlateau); give a val_dataloader")
+        # The scheduler is not prepared: Accelerate would advance it once per process at each update.
+        self.model, self.optimizer = self.accelerator.prepare(model, own_optimizer)
+        self.raw_model: nn.Module = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        settle_sharding(self.model, self.forward_methods(self.raw_model))
 
     def _one_pass(self) -> int:
         per_epoch = self.train_batches.per_epoch
@@ -197,47 +214,63 @@ class Trainer(TrainerHooks, ABC):
         self.on_saved = on_saved
         is_shown = self.progress and self.accelerator.is_main_process
         try:
-            self.load_checkpoint()
-            log_processes(self.accelerator)
-            if self.step < self.total_steps and not self.metric_monitor.should_stop:
-                self.trackers.start(self.step, settings or {})
-            with StopSignals(self.accelerator) as signals, Progress(self.total_steps, self.step, is_shown) as progress:
-                self.on_train_start()
-                self._train(signals, progress)
-                self.on_train_end()
+            with self.lock:
+                self.load_checkpoint()
+                log_processes(self.accelerator)
+                if self.is_step_open or (self.step < self.total_steps and not self.metric_monitor.should_stop):
+                    self.trackers.start(self.step, settings or {})
+                progress = Progress(self.total_steps, self.step, is_shown)
+                with StopSignals(self.accelerator) as signals, progress:
+                    self.on_train_start()
+                    self._train(signals, progress)
+                    self.on_train_end()
         except BaseException as error:
             self.on_exception(error)
             self.trackers.finish(exit_code=1)
             raise
         finally:
-            for batches in (self.train_batches, self.val_batches):
-                if batches is not None:
-                    batches.close()
+            self.train_batches.close()
+            if self.val_batches is not None:
+                self.val_batches.close()
         self.trackers.finish(exit_code=0)
 
     def _train(self, signals: StopSignals, progress: Progress) -> None:
         self.should_stop = self.should_stop or self.metric_monitor.should_stop
         batches = self.train_batches.stream(self.micro_batches)
-        while self.step < self.total_steps and not self.should_stop:
-            if self.step % self.epoch_length == 0:
-                self.on_train_epoch_start()
-            began_s = time.perf_counter()
-            items = self._update(batches)
-            progress.update(items, time.perf_counter() - began_s)
-            if self._is_due(self.log_every_n_steps, None):
-                self._log_training(progress)
-            self.is_best = self._is_due(self.val_every_n_steps, self.val_every_n_epochs) and self._validate()
-            if self.step % self.epoch_length == 0:
-                self.on_train_epoch_end()
-            signal, self.should_stop = signals.agreed(self.should_stop)
-            stops = signal is not None or self.should_stop
-            if self.is_best or stops or self._is_due(self.save_every_n_steps, self.save_every_n_epochs):
+        while self.is_step_open or (self.step < self.total_steps and not self.should_stop):
+            if not self.is_step_open:
+                if self.step % self.epoch_length == 0:
+                    self.on_train_epoch_start()
+                began_s = time.perf_counter()
+                items = self._update(batches)
+                progress.update(items, time.perf_counter() - began_s)
+                if self._is_due(self.log_every_n_steps, None):
+                    self._log_training(progress)
+            # Saved here, before a validation that may take long, a step is closed when the run goes on.
+            self.is_step_open, self.is_best = True, False
+            if signals.agreed() is None:
+                self._close_step(signals)
+            if self.is_best or self.should_stop or signals.received or self._is_due_to_save():
                 run_state.save(self)
-            if signal is not None:
-                self.stop_reason = signal
-                logger.warning("%s: stopped after step %d, which is saved; the same command goes on", signal, self.step)
+            if signals.received is not None:
+                self.stop_reason = signals.received
+                logger.warning("%s: stopped after step %d, which is saved", signals.received, self.step)
                 return
-        self.stop_reason = "stopped early" if self.should_stop else "finished"
+        self.stop_reason = "finished" if self.step >= self.total_steps else "stopped early"
+
+    def _close_step(self, signals: StopSignals) -> None:
+        """What is due after an update. A signal in the middle of it leaves the step open."""
+        ends_epoch = self.step % self.epoch_length == 0
+        validates = self.val_batches is not None and self._is_due(self.val_every_n_steps, self.val_every_n_epochs)
+        if validates and not self._validate(signals):
+            return
+        if ends_epoch:
+            self.on_train_epoch_end()
+        self.should_stop = signals.any_process(self.should_stop)
+        self.is_step_open = False
+
+    def _is_due_to_save(self) -> bool:
+        return self._is_due(self.save_every_n_steps, self.save_every_n_epochs)
 
     def _is_due(self, every_n_steps: int | None, every_n_epochs: int | None) -> bool:
         """Whether something is due after this step; at the last one everything is."""
@@ -253,7 +286,7 @@ class Trainer(TrainerHooks, ABC):
         self.nonfinite.before_step()
         items, losses, places = 0, [], []
         for micro in range(self.gradient_accumulation_steps):
-            batch = self._on_device(next(batches))
+            batch = to_device(next(batches), self.accelerator.device)
             batch_idx = self.step % self.epoch_length * self.gradient_accumulation_steps + micro
             # Its place among all micro-batches of the step, so two processes draw what one does with twice as many.
             place = micro * self.accelerator.num_processes + self.accelerator.process_index
@@ -262,7 +295,7 @@ class Trainer(TrainerHooks, ABC):
             is_last = micro == self.gradient_accumulation_steps - 1
             with nullcontext() if is_last else self.accelerator.no_sync(self.model):
                 with self.accelerator.autocast():
-                    loss = self._checked_loss(self.training_step(batch, batch_idx))
+                    loss = checked_loss(self.training_step(batch, batch_idx))
                 self.on_before_backward(loss)
                 self.accelerator.backward(nan_unless_finite(loss) / self.gradient_accumulation_steps)
                 self.on_after_backward()
@@ -294,23 +327,11 @@ class Trainer(TrainerHooks, ABC):
         self.micro_batches += self.micro_batches_per_step
         return is_finite
 
-    def _checked_loss(self, loss: Any) -> Tensor:
-        if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
-            shown = tuple(loss.shape) if isinstance(loss, Tensor) else loss
-            raise TypeError(f"training_step returned {shown!r}; it must return the loss, one number with a gradient")
-        return loss.reshape(())
-
-    def _on_device(self, batch: Any) -> Any:
-        if hasattr(batch, "to"):
-            return batch.to(self.accelerator.device)
-        return send_to_device(batch, self.accelerator.device, non_blocking=True)
-
     # -- validation and logging ----------------------------------------------------------------------------------
 
-    def _validate(self) -> bool:
-        """Run all validation items with the averaged weights; True if the monitored metric is the best so far."""
-        if self.val_batches is None:
-            return False
+    def _validate(self, signals: StopSignals | None = None) -> bool:
+        """Run all validation items with the averaged weights; False if a signal came in the middle."""
+        assert self.val_batches is not None
         self._is_validating, self.val_metrics = True, MeanMetrics()
         self.on_validation_start()
         self.model.eval()
@@ -318,7 +339,10 @@ class Trainer(TrainerHooks, ABC):
         with torch.no_grad(), self.averaged_weights():
             for batch_idx, batch, counts in self.val_batches:
                 seed_all(derive_seed("validation", batch_idx))
-                self._validate_batch(self._on_device(batch), batch_idx, counts)
+                self._validate_batch(to_device(batch, self.accelerator.device), batch_idx, counts)
+                if signals is not None and signals.agreed() is not None:
+                    self._is_validating = False
+                    return False
         self.last_val_metrics = {name: float(value) for name, value in self.get_val_metrics().items()}
         self._is_validating = False
         self._write(self.last_val_metrics)
@@ -332,7 +356,7 @@ class Trainer(TrainerHooks, ABC):
             self.lr_scheduler.step(value)
         self.should_stop = self.should_stop or self.metric_monitor.should_stop
         self.on_validation_end()
-        return self.is_best
+        return True
 
     def _validate_batch(self, batch: Any, batch_idx: int, counts: bool) -> None:
         if not counts:  # only so that sharded models meet
@@ -381,14 +405,6 @@ class Trainer(TrainerHooks, ABC):
         """Context in which the model holds its averaged weights (its own without an EMA)."""
         return self.ema.applied() if self.ema is not None else nullcontext()
 
-    def modules_to_compile(self, model: nn.Module) -> Iterable[nn.Module]:
-        """What ``torch_compile`` compiles, in place: names of weights stay. Override for parts of a dynamic model."""
-        return [model]
-
-    def forward_methods(self, model: nn.Module) -> Iterable[tuple[nn.Module, str]]:
-        """Modules, and names of their methods that compute with weights outside ``forward``; FSDP must know them."""
-        return []
-
     def load_checkpoint(self) -> None:
         """Load what ``resume`` and ``initial_weights`` ask for; the second call does nothing."""
         if not self.is_loaded:
@@ -396,5 +412,14 @@ class Trainer(TrainerHooks, ABC):
             self.is_loaded = True
 
     def export(self, folder: Path, cfg: Mapping[str, Any]) -> None:
-        """Write the trained model, averaged weights and configuration, to a folder; every process must call it."""
-        run_state.export(self, folder, cfg)
+        """Write the trained model with its averaged weights to a folder; every process must call it."""
+        is_main = self.accelerator.is_main_process
+        with self.averaged_weights():
+            weights = trainable_state(self.raw_model, keep=is_main)
+        if is_main:
+            self.write_model(folder, cfg, weights)
+        self.accelerator.wait_for_everyone()
+
+    def write_model(self, folder: Path, cfg: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
+        """What ``export`` writes; called by the main process."""
+        run_state.write_model(folder, cfg, weights)

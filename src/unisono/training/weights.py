@@ -162,7 +162,8 @@ def check_fingerprints(saved: Mapping[str, str], now: Mapping[str, str], where: 
     if changed:
         raise UserError(
             f"{where}: the weights were trained beside other frozen parts; bring back their settings and weights, or "
-            f"start anew with trainer.initial_weights. Fingerprints:\n  {_listed(changed)}"
+            "begin anew with trainer.initial_weights and trainer.partial_loading=true. Fingerprints:\n  "
+            f"{_listed(changed)}"
         )
 
 
