@@ -3,6 +3,7 @@
 OPTIONS is JSON: what ``Trainer`` takes, and
     step_s: time that each step takes at least, so that a signal meets one;
     save_s: time that each save takes at least;
+    log: tell what is logged;
     num_workers, persistent_workers: of the training loader;
     batch_size: of the plain data, which are then read in order, without noise and dropout;
     fails_on_rank: the rank whose data raise in the third step.
@@ -12,6 +13,7 @@ The kinds: "plain" (tests/plain.py), "toy" (the unified model on the corpus in T
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -124,6 +126,9 @@ def main() -> None:
 
     kind, exp_dir, options = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])
     step_s, save_s, fails_on_rank = (options.pop(name, 0.0) for name in ("step_s", "save_s", "fails_on_rank"))
+    if options.pop("log", False):
+        logging.basicConfig(level=logging.INFO)
+        options["progress"] = True
     if kind == "sharded":
         _shard_on_the_cpu()
     make = partial(_plain, batch_size=options.pop("batch_size", None)) if kind == "plain" else _toy

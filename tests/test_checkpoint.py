@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -303,3 +304,14 @@ def test_what_could_not_be_read_back_is_not_saved(value: Any, tmp_path: Path) ->
     resumed = plain_trainer(tmp_path)
     resumed.load_checkpoint()
     assert resumed.step == 3  # the best
+
+
+def test_a_run_that_was_copied_without_its_links_goes_on(tmp_path: Path) -> None:
+    """As ``cp -rL``, archives and object stores do."""
+    plain_trainer(tmp_path / "run", epochs=1).fit()
+    shutil.copytree(tmp_path / "run", tmp_path / "copy", symlinks=False)
+    assert not (tmp_path / "copy/checkpoints/last").is_symlink()
+    plain_trainer(tmp_path / "copy").fit()
+    plain_trainer(tmp_path / "run").fit()
+    assert_same_run(tmp_path / "copy", tmp_path / "run")
+    assert os.readlink(tmp_path / "copy/checkpoints/last") == "step_00000012"

@@ -194,32 +194,52 @@ def test_a_recording_that_breaks_while_training_is_named(num_workers: int, toy_c
     trainer = make_trainer(toy_corpus, tmp_path, num_workers=num_workers)
     part = trainer.train_dataloader.dataset.datasets[0]
     part.targets = [tmp_path / "gone.flac" for _ in part.targets]
-    with pytest.raises(UserError, match=r"audio.jsonl:\d+: field 'audio': .*gone\.flac") as caught:
+    with pytest.raises(UserError, match=r"^\w+_\d: .*audio.jsonl:\d+: field 'audio': .*gone\.flac") as caught:
         trainer.fit()
     assert "Traceback" not in str(caught.value) and len(str(caught.value)) < 400
 
 
-def test_no_process_but_the_main_one_says_anything(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    with logging_of_a_run(tmp_path):
+@pytest.mark.slow
+def test_no_process_but_the_main_one_says_anything(tmp_path: Path) -> None:
+    runs.run("plain", tmp_path, 2, batch_size=4, epochs=1)
+    output = runs.run("plain", tmp_path, 2, batch_size=4, epochs=2, log=True)
+    for said in ("resumed from", "2 processes on cpu", "step 12 of 12, loss", "step 12: val/loss"):
+        assert output.count(said) == 1, output[-3000:]
+
+
+def test_without_a_terminal_progress_is_told_in_lines(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="unisono"):
         plain_trainer(tmp_path, progress=True).fit()
-    assert "step 12 of 12, loss" in (tmp_path / "log").read_text()
-    assert capfd.readouterr().out == ""
+    [*_, last] = [r.message for r in caplog.records if r.message.startswith("step 12 of 12, loss ")]
+    assert "items/s" in last and last.endswith("0:00:00 left")
 
 
-class logging_of_a_run:
-    """The package's log in a file."""
+class Interrupted(PlainTrainer):
+    """Gets a signal in the middle of its second validation."""
 
-    def __init__(self, folder: Path) -> None:
-        self.handler = logging.FileHandler(folder / "log")
+    validations = 0
 
-    def __enter__(self) -> None:
-        logging.getLogger("unisono").addHandler(self.handler)
-        logging.getLogger("unisono").setLevel(logging.INFO)
+    def on_validation_start(self) -> None:
+        self.validations += 1
 
-    def __exit__(self, *_: object) -> None:
-        logging.getLogger("unisono").removeHandler(self.handler)
-        logging.getLogger("unisono").setLevel(logging.NOTSET)
-        self.handler.close()
+    def on_validation_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if self.validations == 2 and batch_idx == 1:
+            signal.raise_signal(signal.SIGTERM)
+
+
+def test_a_signal_does_not_wait_for_a_validation(tmp_path: Path) -> None:
+    """A cluster gives seconds. What was due after the step is made up for when the run goes on."""
+    plain_trainer(tmp_path / "whole").fit()
+    trainer, ended = plain_trainer(tmp_path / "broken", cls=Interrupted), []
+    trainer.on_train_epoch_end = lambda: ended.append(trainer.step)
+    trainer.fit()
+    assert (trainer.step, trainer.stop_reason, ended) == (6, "SIGTERM", [])
+    assert (tmp_path / "broken/checkpoints/last").resolve().name == "step_00000006"
+    resumed = plain_trainer(tmp_path / "broken")
+    resumed.on_train_epoch_end = lambda: ended.append(resumed.step)
+    resumed.fit()
+    assert ended == [6, 12]
+    assert_same_run(tmp_path / "broken", tmp_path / "whole")
 
 
 @pytest.mark.slow

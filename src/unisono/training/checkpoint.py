@@ -248,10 +248,12 @@ class CheckpointFolder:
             self._link("best", checkpoint)
 
     def _link(self, name: str, target: Path) -> None:
-        temporary = self.folder / f".tmp_{name}"
+        temporary, link = self.folder / f".tmp_{name}", self.folder / name
         temporary.unlink(missing_ok=True)
         temporary.symlink_to(target.name)
-        os.replace(temporary, self.folder / name)
+        if link.is_dir() and not link.is_symlink():  # a run that was copied by a tool that knows no links
+            self._remove(link)
+        os.replace(temporary, link)
 
     def prune(self) -> None:
         """Delete what is neither among the last, nor the best, nor permanent."""

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from unisono.config import hydra_entry, save_config
@@ -91,7 +92,15 @@ def check_same_settings(run: Path, cfg: DictConfig) -> None:
     path = run / "config.yaml"
     if not path.is_file() or not (run / "checkpoints").is_dir():
         return
-    before, now = (_flat(OmegaConf.to_container(node)) for node in (OmegaConf.load(path), cfg))
+    try:
+        saved = OmegaConf.load(path)
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        saved, why = None, str(error).splitlines()[0]
+    else:
+        why = "it is empty"
+    if not isinstance(saved, DictConfig) or not saved:
+        raise UserError(f"{path} is damaged ({why}); without it, settings are not compared: remove it to go on")
+    before, now = (_flat(OmegaConf.to_container(node)) for node in (saved, cfg))
     changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
     if not changed:
         return
