@@ -6,7 +6,10 @@ OPTIONS is JSON: what ``Trainer`` takes, and
     log: tell what is logged;
     num_workers, persistent_workers: of the training loader;
     batch_size: of the plain data, which are then read in order, without noise and dropout;
-    fails_on_rank: the rank whose data raise in the third step.
+    fails_on_rank: the rank whose data raise in the third step;
+    nan_at_step: step whose last loss is NaN in the last process;
+    unused_on_rank: the rank whose plain model leaves out its last layer;
+    zero_stage: train with DeepSpeed's ZeRO of this stage.
 The kinds: "plain" (tests/plain.py), "toy" (the unified model on the corpus in TOY_CORPUS), "sharded" (that, with FSDP).
 """
 
@@ -92,6 +95,26 @@ def _shard_on_the_cpu() -> None:
     }  # fmt: skip
 
 
+def _zero_on_the_cpu(stage: int) -> None:
+    """Let Accelerate use DeepSpeed in processes that use their CPU, which it does for GPUs only."""
+    from accelerate import Accelerator, PartialState
+    from accelerate.state import AcceleratorState
+    from accelerate.utils import DistributedType
+
+    own = Accelerator.__init__
+
+    def init(self: Accelerator, *, deepspeed_plugin: Any, **options: Any) -> None:
+        own(self, deepspeed_plugin=deepspeed_plugin, **options)
+        deepspeed_plugin.set_mixed_precision(options["mixed_precision"])
+        deepspeed_plugin.select(_from_accelerator_state=True)
+        AcceleratorState._shared_state["deepspeed_plugins"] = {"default": deepspeed_plugin}
+        for state in (AcceleratorState, PartialState):
+            state._shared_state["distributed_type"] = DistributedType.DEEPSPEED
+
+    Accelerator.__init__ = init  # type: ignore[method-assign,assignment]
+    os.environ |= {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": str(stage)}
+
+
 def _plain(exp_dir: Path, options: dict[str, Any], batch_size: int | None) -> Any:
     import torch
     from torch.utils.data import DataLoader
@@ -129,8 +152,12 @@ def main() -> None:
     if options.pop("log", False):
         logging.basicConfig(level=logging.INFO)
         options["progress"] = True
+    nan_at_step, zero_stage = options.pop("nan_at_step", None), options.pop("zero_stage", None)
+    unused_on_rank = options.pop("unused_on_rank", None)
     if kind == "sharded":
         _shard_on_the_cpu()
+    if zero_stage is not None:
+        _zero_on_the_cpu(zero_stage)
     make = partial(_plain, batch_size=options.pop("batch_size", None)) if kind == "plain" else _toy
     trainer = make(exp_dir, options)
 
@@ -139,7 +166,17 @@ def main() -> None:
         if fails_on_rank and fails_on_rank == trainer.accelerator.process_index and trainer.step == 2:
             raise RuntimeError("the data of this rank are broken")
 
-    trainer.on_train_batch_start = slow_down
+    own_step, rank = trainer.training_step, trainer.accelerator.process_index
+
+    def spoilt(batch: Any, batch_idx: int) -> Any:
+        if rank == unused_on_rank:
+            return trainer.raw_model[0](batch[0]).mean()
+        loss = own_step(batch, batch_idx)
+        is_last = (batch_idx + 1) % trainer.gradient_accumulation_steps == 0
+        is_spoilt = trainer.step == nan_at_step and is_last and rank == trainer.accelerator.num_processes - 1
+        return loss * float("nan") if is_spoilt else loss
+
+    trainer.on_train_batch_start, trainer.training_step = slow_down, spoilt
     if save_s:
         trainer.on_save_checkpoint = lambda _: time.sleep(save_s)
     trainer.fit()

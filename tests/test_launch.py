@@ -197,10 +197,13 @@ def test_where_the_processor_trains(
     assert uses_cpu() == expected
 
 
-@pytest.mark.parametrize("name", ["DEEPSPEED", "MEGATRON_LM"])
-def test_launches_that_step_by_themselves_are_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(f"ACCELERATE_USE_{name}", "true")
-    with pytest.raises(UserError, match=f"{name}.*fsdp_8gpus"):
+def test_launches_that_cannot_be_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    monkeypatch.setattr("unisono.training.deepspeed.find_spec", lambda _: None)
+    with pytest.raises(UserError, match="pip install deepspeed"):
+        process_state()
+    monkeypatch.setenv("ACCELERATE_USE_MEGATRON_LM", "true")
+    with pytest.raises(UserError, match=r"MEGATRON_LM.*fsdp_8gpus"):
         process_state()
 
 

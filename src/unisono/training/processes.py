@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, register_fsdp_forward_method
 
 from unisono.errors import UserError
+from unisono.training.deepspeed import ZeroAccelerator, check_deepspeed
 
 logger = logging.getLogger(__name__)
 PATIENCE = timedelta(hours=3)
@@ -37,12 +38,13 @@ def process_state() -> PartialState:
 
     Without ``cpu=True`` Accelerate takes each of several processes on a machine without GPU for the only one.
     """
-    for name in ("DEEPSPEED", "MEGATRON_LM"):
-        if parse_flag_from_env(f"ACCELERATE_USE_{name}"):
-            raise UserError(
-                f"Accelerate's configuration says {name}, which makes the optimizer's steps itself; to spread a model "
-                "over GPUs use FSDP, as in configs/accelerate/fsdp_8gpus.yaml"
-            )
+    if parse_flag_from_env("ACCELERATE_USE_MEGATRON_LM"):
+        raise UserError(
+            "Accelerate's configuration says MEGATRON_LM, which makes the optimizer's steps itself; to spread a model "
+            "over GPUs use FSDP, as in configs/accelerate/fsdp_8gpus.yaml"
+        )
+    if parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
+        check_deepspeed()
     # The first process builds corpora and reads every audio file while the others wait; the default is ten minutes.
     return PartialState(cpu=uses_cpu(), timeout=PATIENCE)
 
@@ -74,14 +76,18 @@ def chosen_precision(mixed_precision: MixedPrecision, device: torch.device) -> s
     return chosen
 
 
-def make_accelerator(mixed_precision: MixedPrecision, trackers: Sequence[GeneralTracker] = ()) -> Accelerator:
+def make_accelerator(
+    mixed_precision: MixedPrecision, trackers: Sequence[GeneralTracker] = (), max_grad_norm: float | None = None
+) -> Accelerator:
     """An accelerator of its own for each training.
 
     Accelerate keeps its state for the life of the process and refuses a second precision; a sweep trains several times
-    in one process. The processes themselves stay joined.
+    in one process. The processes themselves stay joined. ``max_grad_norm`` is for DeepSpeed, which clips by itself.
     """
     precision = chosen_precision(mixed_precision, process_state().device)
     AcceleratorState._reset_state()
+    if parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
+        return ZeroAccelerator(precision, max_grad_norm, trackers, cpu=uses_cpu())
     sharding = _sharding() if parse_flag_from_env("ACCELERATE_USE_FSDP") else None
     accelerator = Accelerator(
         mixed_precision=precision, cpu=uses_cpu(), log_with=list(trackers) or None, fsdp_plugin=sharding

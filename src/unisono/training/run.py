@@ -79,7 +79,8 @@ def _train_and_export(trainer: Any, exp_dir: Path, cfg: DictConfig) -> None:
 
 
 # What may differ between a run and the one it goes on with: lengths, logging, where and how fast, not what is learned.
-_FREE_SETTINGS = ("exp_dir", "epochs", "resume", "trainer", "val_dataloader", "data_dict", "trackers")
+_FREE_SETTINGS = ("exp_dir", "epochs", "resume", "val_dataloader", "data_dict", "trackers")
+_FIXED_OF_TRAINER = ("seed", "warmup_params")
 _FREE_LOADER_SETTINGS = ("num_workers", "pin_memory", "persistent_workers", "prefetch_factor")
 
 
@@ -123,7 +124,9 @@ def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
         return {prefix: node}
     flat: dict[str, Any] = {}
     for key, value in node.items():
-        if not (prefix == "" and key in _FREE_SETTINGS) and key not in _FREE_LOADER_SETTINGS:
+        if prefix == "" and key == "trainer":
+            flat |= _flat({name: value for name, value in dict(value).items() if name in _FIXED_OF_TRAINER}, "trainer")
+        elif not (prefix == "" and key in _FREE_SETTINGS) and key not in _FREE_LOADER_SETTINGS:
             flat |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
     return flat
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from unisono.errors import UserError
 from unisono.training.checkpoint import came_from, damage, read_state, read_weights, replaced_folder
+from unisono.training.deepspeed import whole_optimizer
 from unisono.training.schedules import check_same_length
 from unisono.training.weights import (
     check_fingerprints,
@@ -51,7 +52,7 @@ def save(trainer: Trainer) -> None:
         "micro_batches": trainer.micro_batches,
         "micro_batches_per_step": trainer.micro_batches_per_step,
         "metric_monitor": trainer.metric_monitor.state_dict(),
-        "optimizer": optimizer_state(trainer.optimizer, trainer.raw_model, keep=is_main),
+        "optimizer": optimizer_state(whole_optimizer(trainer.optimizer), trainer.raw_model, keep=is_main),
         "lr_scheduler": trainer.lr_scheduler.state_dict(),
         "scaler": None if scaler is None else scaler.state_dict(),
         "ema_updates": 0 if trainer.ema is None else trainer.ema.updates,
@@ -129,7 +130,7 @@ def _restore(trainer: Trainer, checkpoint: Path) -> None:
     weights, state = read_weights(checkpoint / _WEIGHTS), read_state(checkpoint)
     check_fingerprints(state["frozen"], trainer.frozen, str(checkpoint))
     load_strictly(trainer.raw_model, weights, str(checkpoint))
-    load_optimizer_state(trainer.optimizer, trainer.raw_model, state["optimizer"], str(checkpoint))
+    load_optimizer_state(whole_optimizer(trainer.optimizer), trainer.raw_model, state["optimizer"], str(checkpoint))
     check_same_length(trainer.lr_scheduler.state_dict(), state["lr_scheduler"], str(checkpoint))
     trainer.lr_scheduler.load_state_dict(state["lr_scheduler"])
     if trainer.accelerator.scaler is not None and state["scaler"] is not None:

@@ -25,6 +25,7 @@ from unisono.errors import UserError
 from unisono.objectives.noise import derive_seed
 from unisono.training import run_state
 from unisono.training.checkpoint import CheckpointFolder
+from unisono.training.deepspeed import ZeroAccelerator, refuse_gradient_hooks
 from unisono.training.ema import ExponentialMovingAverage
 from unisono.training.hooks import TrainerHooks
 from unisono.training.metrics import MeanMetrics, MetricsFile
@@ -132,7 +133,9 @@ class Trainer(TrainerHooks, ABC):
         refused = refused_settings({name: value for name, value in locals().items() if name != "self"})
         if refused:
             raise UserError("; ".join(f"trainer.{name} {message}" for name, message in refused))
-        self.accelerator = make_accelerator(mixed_precision, check_trackers(trackers or {}))
+        self.accelerator = make_accelerator(mixed_precision, check_trackers(trackers or {}), max_grad_norm)
+        if isinstance(self.accelerator, ZeroAccelerator):
+            refuse_gradient_hooks(self)
         self.trackers = Trackers(self.accelerator)
         self.exp_dir, self.seed, self.resume = Path(exp_dir), seed, resume
         self.initial_weights, self.partial_loading = initial_weights, partial_loading
@@ -313,8 +316,11 @@ class Trainer(TrainerHooks, ABC):
         """Clip and update, unless a gradient is not finite; then only the counters go on. Returns whether it did."""
         self.accelerator.unscale_gradients()
         self.on_before_optimizer_step(self.optimizer)
-        limit = float("inf") if self.max_grad_norm is None else self.max_grad_norm
-        norm = whole(nn.utils.clip_grad_norm_(self.model.parameters(), limit))
+        if isinstance(self.accelerator, ZeroAccelerator):
+            norm = self.accelerator.clip_and_step()  # the optimizer's own step and zero_grad do nothing then
+        else:
+            limit = float("inf") if self.max_grad_norm is None else self.max_grad_norm
+            norm = whole(nn.utils.clip_grad_norm_(self.model.parameters(), limit))
         self.train_metrics.update("grad_norm", norm)
         is_finite = bool(norm.isfinite())  # the same in all processes, which share their gradients
         if is_finite or self.accelerator.scaler is not None:  # the scaler of fp16 skips by itself, and learns from it
