@@ -17,7 +17,7 @@ from torch import nn
 from plain import CLASSES, FEATURES, PlainTrainer, assert_same_run, plain_model, plain_trainer, saved
 from unisono.errors import UserError
 from unisono.training.checkpoint import CheckpointFolder, damage
-from unisono.training.weights import load_what_fits, trainable_state
+from unisono.training.weights import load_optimizer_state, load_what_fits, optimizer_state, trainable_state
 
 
 def finished(exp_dir: Path, **options: Any) -> Path:
@@ -315,3 +315,18 @@ def test_a_run_that_was_copied_without_its_links_goes_on(tmp_path: Path) -> None
     plain_trainer(tmp_path / "run").fit()
     assert_same_run(tmp_path / "copy", tmp_path / "run")
     assert os.readlink(tmp_path / "copy/checkpoints/last") == "step_00000012"
+
+
+def test_an_optimizer_finds_its_parameters_by_name_in_any_order() -> None:
+    def network(names: tuple[str, ...]) -> tuple[nn.Module, torch.optim.Optimizer]:
+        model = nn.ModuleDict({name: nn.Linear(3, 3, bias=False) for name in names})
+        return model, torch.optim.AdamW(model.parameters(), lr=0.1)
+
+    model, optimizer = network(("a", "b"))
+    (model["a"].weight.sum() + 100 * model["b"].weight.sum()).backward()
+    optimizer.step()
+    other, loaded = network(("b", "a"))
+    load_optimizer_state(loaded, other, optimizer_state(optimizer, model), "here")
+    for name in ("a", "b"):
+        assert torch.equal(loaded.state[other[name].weight]["exp_avg"], optimizer.state[model[name].weight]["exp_avg"])
+    assert float(loaded.state[other["b"].weight]["exp_avg"][0, 0]) == pytest.approx(10.0)

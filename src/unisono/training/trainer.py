@@ -33,6 +33,7 @@ from unisono.training.monitor import MetricMonitor
 from unisono.training.nonfinite import NonfiniteSteps, checked_loss, nan_unless_finite
 from unisono.training.processes import MixedPrecision, log_processes, make_accelerator, settle_sharding, share_buffers
 from unisono.training.progress import Progress
+from unisono.training.reporting import Reporting
 from unisono.training.run_lock import RunLock
 from unisono.training.schedules import advance, make_scheduler, needs_metric, warmup_updates
 from unisono.training.settings import refused_settings
@@ -43,7 +44,7 @@ from unisono.training.weights import frozen_fingerprints, frozen_modules, traina
 logger = logging.getLogger(__name__)
 
 
-class Trainer(TrainerHooks, ABC):
+class Trainer(Reporting, TrainerHooks, ABC):
     """Loop, checkpoints, validation and logging around ``training_step`` and ``validation_step``.
 
     A *step* is one optimizer update of all processes together. Everything random in a step follows from
@@ -91,7 +92,7 @@ class Trainer(TrainerHooks, ABC):
 
     step = 0
     micro_batches = 0  # of all processes so far
-    is_loaded = should_stop = is_best = is_step_open = _is_validating = False
+    is_loaded = should_stop = is_best = is_step_open = is_validating = False
     stop_reason: str | None = None
     resumed_from: str | None = None
     on_saved: Callable[[], None] | None = None
@@ -333,12 +334,12 @@ class Trainer(TrainerHooks, ABC):
         self.micro_batches += self.micro_batches_per_step
         return is_finite
 
-    # -- validation and logging ----------------------------------------------------------------------------------
+    # -- validation ----------------------------------------------------------------------------------
 
     def _validate(self, signals: StopSignals | None = None) -> bool:
         """Run all validation items with the averaged weights; False if a signal came in the middle."""
         assert self.val_batches is not None
-        self._is_validating, self.val_metrics = True, MeanMetrics()
+        self.is_validating, self.val_metrics = True, MeanMetrics()
         self.on_validation_start()
         self.model.eval()
         share_buffers(self.accelerator, trained_buffers(self.raw_model))
@@ -347,10 +348,10 @@ class Trainer(TrainerHooks, ABC):
                 seed_all(derive_seed("validation", batch_idx))
                 self._validate_batch(to_device(batch, self.accelerator.device), batch_idx, counts)
                 if signals is not None and signals.agreed() is not None:
-                    self._is_validating = False
+                    self.is_validating = False
                     return False
         self.last_val_metrics = {name: float(value) for name, value in self.get_val_metrics().items()}
-        self._is_validating = False
+        self.is_validating = False
         self._write(self.last_val_metrics)
         name, value = self.metric_monitor.name, self.last_val_metrics.get(self.metric_monitor.name)
         self.is_best = self.metric_monitor.update(self.last_val_metrics)
@@ -375,35 +376,6 @@ class Trainer(TrainerHooks, ABC):
         with self.accelerator.autocast():
             outputs = self.validation_step(batch, batch_idx)
         self.on_validation_batch_end(outputs, batch, batch_idx)
-
-    def get_val_metrics(self) -> dict[str, float]:
-        """Means of what ``validation_step`` logged, over all items of all processes; every process must call it."""
-        return self.val_metrics.compute(self.accelerator)
-
-    def log(self, name: str, values: Tensor | float, mask: Tensor | None = None) -> None:
-        """Report values of any shape; the mean over all of them, all batches and all processes is logged.
-
-        Args:
-            name: such as "train/accuracy" or "val/accuracy".
-            values: one per item gives exact means where batches differ in size.
-            mask: of the same shape, which values count.
-        """
-        metrics = self.val_metrics if self._is_validating else self.train_metrics
-        metrics.update(name, torch.as_tensor(values), mask)
-
-    def _log_training(self, progress: Progress) -> None:
-        means = self.train_metrics.compute(self.accelerator)
-        self.train_metrics = MeanMetrics(skip_nonfinite=True)
-        lr, items_per_s = self.optimizer.param_groups[0]["lr"], progress.items_per_s()
-        skipped = {"nonfinite_steps": self.nonfinite.total} if self.nonfinite.total else {}
-        self._write({**means, "lr": lr, "items_per_s": items_per_s, **skipped})
-        progress.show(means.get("train/total_loss", float("nan")), lr, items_per_s)
-
-    def _write(self, values: Mapping[str, float]) -> None:
-        if self.accelerator.is_main_process:
-            epoch = (self.step - 1) // self.epoch_length
-            self.metrics_file.write({"step": self.step, "epoch": epoch, **values})
-            self.trackers.log({"epoch": epoch, **values}, self.step)
 
     # -- weights -------------------------------------------------------------------------------------------------
 

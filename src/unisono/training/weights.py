@@ -197,16 +197,18 @@ def load_optimizer_state(optimizer: Optimizer, model: nn.Module, saved: Mapping[
     """Take back what ``optimizer_state`` gave; other parameters or groups raise ``UserError``."""
     names = _names_by_index(optimizer, model)
     indices = {name: index for index, name in names.items()}
-    there = [name for group in saved["param_groups"] for name in group["params"]]
-    here = list(names.values())
-    if sorted(there) != sorted(here) or len(saved["param_groups"]) != len(optimizer.param_groups):
-        faults = [f"missing: {name}" for name in sorted(set(here) - set(there))]
-        faults += [f"unknown: {name}" for name in sorted(set(there) - set(here))]
+    own_groups = optimizer.state_dict()["param_groups"]
+    there = [sorted(group["params"]) for group in saved["param_groups"]]
+    here = [sorted(names[index] for index in group["params"]) for group in own_groups]
+    if there != here:
+        before, now = {n for group in there for n in group}, {n for group in here for n in group}
+        faults = [f"missing: {name}" for name in sorted(now - before)]
+        faults += [f"unknown: {name}" for name in sorted(before - now)]
         raise UserError(f"{where}: its optimizer trained other parameters:\n  {_listed(faults or ['groups differ'])}")
-    for now, before in zip(optimizer.state_dict()["param_groups"], saved["param_groups"], strict=True):
-        if now.keys() != before.keys():
-            faults = [f"unknown: {name}" for name in sorted(before.keys() - now.keys())]
-            faults += [f"missing: {name}" for name in sorted(now.keys() - before.keys())]
+    for own, group in zip(own_groups, saved["param_groups"], strict=True):
+        if own.keys() != group.keys():
+            faults = [f"unknown: {name}" for name in sorted(group.keys() - own.keys())]
+            faults += [f"missing: {name}" for name in sorted(own.keys() - group.keys())]
             raise UserError(
                 f"{where}: its optimizer or learning-rate schedule is of another kind; bring back the same, or begin "
                 f"anew with trainer.initial_weights. Settings of a group of parameters:\n  {_listed(faults)}"
@@ -223,8 +225,9 @@ def load_optimizer_state(optimizer: Optimizer, model: nn.Module, saved: Mapping[
                 indices[name]: {key: share(name, value) for key, value in entry.items()}
                 for name, entry in saved["state"].items()
             },
+            # In the order of now: torch matches by position, and a model may name its parts in another order than then.
             "param_groups": [
-                {**group, "params": [indices[name] for name in group["params"]]} for group in saved["param_groups"]
+                {**group, "params": own["params"]} for own, group in zip(own_groups, saved["param_groups"], strict=True)
             ],
         }
     )
