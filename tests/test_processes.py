@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import runs
-from plain import records, saved
+from plain import assert_same_run, records, saved
 
 pytestmark = pytest.mark.slow
 
@@ -104,3 +104,18 @@ def test_a_signal_to_the_whole_job_saves_and_ends_it_well(tmp_path: Path) -> Non
     assert output.count("SIGINT at step") == 2, output[-2000:]
     step = int((tmp_path / "checkpoints/last").resolve().name[5:])
     assert json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])["step"] == step
+
+
+def test_two_processes_that_are_killed_go_on_bit_for_bit(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"step_s": 0.03, "epochs": 10, "save_every_n_steps": 4}
+    runs.run("plain", tmp_path / "whole", 2, **options)
+    broken = tmp_path / "broken"
+    for step in (9, 31):
+        process = runs.start("plain", broken, 2, **options)
+        runs.wait_for_step(broken, step, process)
+        for pid in [*worker_pids(process.pid), process.pid]:  # the launcher's end alone would leave the others at work
+            os.kill(pid, signal.SIGKILL)
+        process.communicate(timeout=60)
+        assert int((broken / "checkpoints/last").resolve().name[5:]) < 60
+    runs.run("plain", broken, 2, **options)
+    assert_same_run(broken, tmp_path / "whole")

@@ -242,6 +242,21 @@ def test_a_signal_does_not_wait_for_a_validation(tmp_path: Path) -> None:
     assert_same_run(tmp_path / "broken", tmp_path / "whole")
 
 
+def test_what_one_process_got_decides_nothing_before_all_know(tmp_path: Path) -> None:
+    """A signal after the last time that the processes asked each other: acted on alone, it would leave the others."""
+    trainer, saves = plain_trainer(tmp_path), []
+
+    def send() -> None:
+        if trainer.step == 6:
+            signal.raise_signal(signal.SIGTERM)
+
+    trainer.on_train_epoch_end = send  # after the question of step 6
+    trainer.on_save_checkpoint = lambda _: saves.append(trainer.step)
+    trainer.save_every_n_steps = None
+    trainer.fit()
+    assert (trainer.stop_reason, trainer.step) == ("SIGTERM", 7) and 7 in saves
+
+
 @pytest.mark.slow
 def test_a_long_save_outlives_the_signal_that_workers_got_too(tmp_path: Path) -> None:
     """Workers that end while the run saves would break the save: they wait, and go when the run is done."""

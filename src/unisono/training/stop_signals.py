@@ -28,7 +28,8 @@ class StopSignals:
 
     def __init__(self, accelerator: Accelerator) -> None:
         self.accelerator = accelerator
-        self.received: str | None = None
+        self.received: str | None = None  # by this process
+        self.decided: str | None = None  # by all of them: only this may change what they do together
         self._received_s = 0.0
         self._before: dict[int, Callable[..., Any] | int | None] = {}
         self._group: Any = None
@@ -62,8 +63,8 @@ class StopSignals:
         Else one would leave, and the others wait for it in the next step.
         """
         index = self._largest(_NAMES.index(self.received) + 1 if self.received else 0)
-        self.received = _NAMES[index - 1] if index else None
-        return self.received
+        self.decided = _NAMES[index - 1] if index else None
+        return self.decided
 
     def any_process(self, wish: bool) -> bool:
         """Whether any process has the wish; every process must call it at the same place."""

@@ -254,11 +254,13 @@ class Trainer(Reporting, TrainerHooks, ABC):
             self.is_step_open, self.is_best = True, False
             if signals.agreed() is None:
                 self._close_step(signals)
-            if self.is_best or self.should_stop or signals.received or self._is_due_to_save():
+            if self.is_best or self.should_stop or signals.decided or self._is_due_to_save():
                 run_state.save(self)
-            if signals.received is not None:
-                self.stop_reason = signals.received
-                logger.warning("%s: stopped after step %d, which is saved", signals.received, self.step)
+            if signals.decided is not None:
+                self.stop_reason = signals.decided
+                logger.warning(
+                    "%s: stopped after step %d, which is saved; the same command goes on", signals.decided, self.step
+                )
                 return
         self.stop_reason = "finished" if self.step >= self.total_steps else "stopped early"
 
@@ -334,7 +336,7 @@ class Trainer(Reporting, TrainerHooks, ABC):
         self.micro_batches += self.micro_batches_per_step
         return is_finite
 
-    # -- validation ----------------------------------------------------------------------------------
+    # -- validation ---------------------------------------------------------------------------------------------
 
     def _validate(self, signals: StopSignals | None = None) -> bool:
         """Run all validation items with the averaged weights; False if a signal came in the middle."""
