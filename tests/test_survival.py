@@ -242,6 +242,19 @@ def test_a_signal_does_not_wait_for_a_validation(tmp_path: Path) -> None:
     assert_same_run(tmp_path / "broken", tmp_path / "whole")
 
 
+def test_a_validation_that_fails_costs_no_steps(tmp_path: Path) -> None:
+    plain_trainer(tmp_path / "whole", save_every_n_steps=3).fit()
+    broken = plain_trainer(tmp_path / "broken", save_every_n_steps=3)
+    broken.validation_step = lambda *_: 1 // 0
+    with pytest.raises(ZeroDivisionError):
+        broken.fit()
+    mended = plain_trainer(tmp_path / "broken", save_every_n_steps=3)
+    mended.load_checkpoint()
+    assert mended.step == 3 and mended.is_step_open
+    mended.fit()
+    assert_same_run(tmp_path / "broken", tmp_path / "whole")
+
+
 def test_what_one_process_got_decides_nothing_before_all_know(tmp_path: Path) -> None:
     """A signal after the last time that the processes asked each other: acted on alone, it would leave the others."""
     trainer, saves = plain_trainer(tmp_path), []

@@ -252,8 +252,13 @@ class Trainer(Reporting, TrainerHooks, ABC):
                     self._log_training(progress)
             # Saved here, before a validation that may take long, a step is closed when the run goes on.
             self.is_step_open, self.is_best = True, False
-            if signals.agreed() is None:
-                self._close_step(signals)
+            try:
+                if signals.agreed() is None:
+                    self._close_step(signals)
+            except Exception:  # in a validation, say: the steps before it are not to blame
+                if self.accelerator.num_processes == 1 and self._is_due_to_save():
+                    run_state.save(self)
+                raise
             if self.is_best or self.should_stop or signals.decided or self._is_due_to_save():
                 run_state.save(self)
             if signals.decided is not None:
