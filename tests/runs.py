@@ -46,13 +46,24 @@ def start(kind: str, exp_dir: Path, processes: int = 1, **options: Any) -> subpr
     )  # fmt: skip
 
 
+def children(pid: int) -> list[int]:
+    """Processes that a launcher started."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def kill_all(process: subprocess.Popen[str]) -> None:
+    """A launcher and what it started: each of them has a session of its own and would go on without it."""
+    for pid in [*children(process.pid), process.pid]:
+        os.kill(pid, signal.SIGKILL)
+
+
 def finish(process: subprocess.Popen[str], timeout_s: float = 180) -> str:
     """Its output; fails the test unless it ended well."""
     try:
         output, _ = process.communicate(timeout=timeout_s)
     finally:
         if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
+            kill_all(process)
     assert process.returncode == 0, output[-3000:]
     return output
 

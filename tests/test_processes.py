@@ -79,15 +79,10 @@ def test_a_process_that_fails_ends_the_others(tmp_path: Path) -> None:
     runs.run("plain", tmp_path, 2, batch_size=4)  # what was saved before is whole
 
 
-def worker_pids(parent: int) -> list[int]:
-    """Processes that a launcher started."""
-    return [int(pid) for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
-
-
 def test_a_signal_to_one_process_stops_all_at_the_same_step(tmp_path: Path) -> None:
     process = runs.start("plain", tmp_path, 2, batch_size=4, step_s=0.05, epochs=200, save_every_n_steps=1000)
     runs.wait_for_step(tmp_path, 3, process)
-    os.kill(worker_pids(process.pid)[1], signal.SIGUSR1)
+    os.kill(runs.children(process.pid)[1], signal.SIGUSR1)
     output = runs.finish(process)
     stopped = dict(re.findall(r"rank (\d): SIGUSR1 at step (\d+)", output))
     last = int((tmp_path / "checkpoints/last").resolve().name[5:])
@@ -113,8 +108,7 @@ def test_two_processes_that_are_killed_go_on_bit_for_bit(tmp_path: Path) -> None
     for step in (9, 31):
         process = runs.start("plain", broken, 2, **options)
         runs.wait_for_step(broken, step, process)
-        for pid in [*worker_pids(process.pid), process.pid]:  # the launcher's end alone would leave the others at work
-            os.kill(pid, signal.SIGKILL)
+        runs.kill_all(process)
         process.communicate(timeout=60)
         assert int((broken / "checkpoints/last").resolve().name[5:]) < 60
     runs.run("plain", broken, 2, **options)
