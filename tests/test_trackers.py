@@ -241,8 +241,11 @@ def test_failures_that_are_not_in_a_row_leave_no_tracker_out(caplog: pytest.LogC
     assert len(caplog.records) == 1  # said once
 
 
-def test_a_tracker_that_cannot_be_closed_hides_no_error(toy_corpus: Path, tmp_path: Path) -> None:
+def test_a_tracker_that_cannot_be_closed_hides_no_error(
+    toy_corpus: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     kill_at(make_trainer(toy_corpus, tmp_path, trackers={"service": Unclosable()}), 1)  # raises Killed, nothing else
+    assert "could not be closed" in caplog.text
 
 
 WAVEFORM = np.linspace(-0.5, 0.5, 480, dtype=np.float32)

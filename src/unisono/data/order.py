@@ -83,14 +83,21 @@ def _key(key: Any) -> Any:
     return key.item() if isinstance(key, torch.Tensor | np.integer) else key  # equal keys must print alike for the seed
 
 
-def _refuse_shared(sampler: Any) -> None:
-    """Raise for a sampler that shares the data among processes, which is done here."""
+def _sampler_of(loader: DataLoader) -> tuple[Any, bool]:
+    """A loader's sampler, and whether it gives batches of keys.
+
+    Raises:
+        UserError: it shares the data among processes, which is done here.
+    """
+    is_batched = loader.batch_sampler is not None
+    sampler: Any = loader.batch_sampler if is_batched else loader.sampler
     for part in (sampler, getattr(sampler, "sampler", None)):
         if getattr(part, "num_replicas", 1) > 1:
             raise UserError(
                 f"{type(part).__name__} shares the data among processes, and so does the trainer; give the loader a "
                 "plain sampler (shuffle=True)"
             )
+    return sampler, is_batched
 
 
 def _length(sampler: Any) -> int:
@@ -107,7 +114,6 @@ def one_epoch(sampler: Any, seed: int, epoch: int) -> list[Any]:
     Raises:
         UserError: it has no length, or another one than it says; such an order cannot be begun anywhere.
     """
-    _refuse_shared(sampler)
     name, length = type(sampler).__name__, _length(sampler)
     own_seed = derive_seed(seed, "order", epoch)
     part: Any
@@ -223,12 +229,10 @@ class TrainBatches:
         self.seed, self.rank, self.num_ranks = seed, rank, num_ranks
         self.sampler: OrderedSampler | None = None
         if _has_sampler(loader):
-            is_batched = loader.batch_sampler is not None
-            own = loader.batch_sampler if is_batched else loader.sampler
+            own, is_batched = _sampler_of(loader)
             if isinstance(own, OrderedSampler):
                 self.sampler, self.loader = own, _rebuilt(loader, loader.dataset, own)  # type: ignore[arg-type]
             else:
-                _refuse_shared(own)
                 order = EpochOrder(own, seed, is_batched)
                 self.sampler, self.loader = order, _rebuilt(loader, SeededItems(loader.dataset, seed), order)
             self.sampler.shard(rank, num_ranks)
@@ -293,8 +297,7 @@ class EvalBatches:
         self.rank, self.num_ranks = rank, num_ranks
         self.loader, self.num_batches = loader, None
         if _has_sampler(loader):
-            is_batched = loader.batch_sampler is not None
-            own = loader.batch_sampler if is_batched else loader.sampler
+            own, is_batched = _sampler_of(loader)
             if isinstance(own, OrderedSampler):
                 raise UserError("the validation loader is one for training, which never ends; use eval_dataloader")
             entries = one_epoch(own, 0, 0)

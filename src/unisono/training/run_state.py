@@ -48,7 +48,6 @@ def save(trainer: Trainer) -> None:
     scaler = trainer.accelerator.scaler
     state: dict[str, Any] = {
         "step": trainer.step,
-        "total_steps": trainer.total_steps,
         "micro_batches": trainer.micro_batches,
         "micro_batches_per_step": trainer.micro_batches_per_step,
         "metric_monitor": trainer.metric_monitor.state_dict(),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import signal
 import threading
 import time
@@ -15,7 +14,6 @@ from accelerate import Accelerator
 
 from unisono.training.processes import PATIENCE
 
-logger = logging.getLogger(__name__)
 _NAMES = ("SIGTERM", "SIGINT", "SIGUSR1")
 _SECOND_THOUGHT_S = 2.0  # a terminal and a launcher may both send one and the same Ctrl-C
 

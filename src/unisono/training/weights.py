@@ -134,11 +134,8 @@ def frozen_fingerprints(model: nn.Module) -> dict[str, str]:
     for name, module in frozen_modules(model):
         own = getattr(module, "fingerprint", None)
         found[name or "model"] = own if isinstance(own, str) else _hash(module.state_dict())
-    single = {
-        name: p
-        for name, p in model.named_parameters()
-        if not p.requires_grad and not name.startswith(_frozen_prefixes(model))
-    }
+    covered = _frozen_prefixes(model)
+    single = {name: p for name, p in model.named_parameters() if not p.requires_grad and not name.startswith(covered)}
     return found | {name: _hash({name: p}) for name, p in single.items()}
 
 
