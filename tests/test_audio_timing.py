@@ -102,7 +102,7 @@ def test_any_rate_and_channels_become_the_same_mono_sound(tmp_path: Path, rate: 
     assert waveform.dtype == np.float32 and waveform.shape == (RATE // 2,)
     middle = slice(2000, -2000)
     assert np.abs(waveform - sine(440, 0.5))[middle].max() < 2e-3
-    assert audio_info(path) == (rate, 0.5)
+    assert audio_info(path) == (rate, 0.5, channels)
 
 
 @pytest.mark.parametrize(

@@ -115,7 +115,9 @@ FIELD_FAULTS = [
     ("text_to_audio", "content", "audio_id", bad)
     for bad in ("", " ", ".", "..", "../a", "a/b", "a\\b", "a\nb", "a\x00b", "x" * 201, "ä" * 101, 5, None, MISSING)
 ]
-FIELD_FAULTS += [("text_to_audio", "content", "caption", bad) for bad in ("", " \t\n", 5, None, ["a"], MISSING)]
+FIELD_FAULTS += [
+    ("text_to_audio", "content", "caption", bad) for bad in ("", " \t\n", 5, None, [], ["a", ""], [3], MISSING)
+]
 FIELD_FAULTS += [(task, "content", "instruction", bad) for task in TASKS for bad in ("", "  ", 7, ["a"])]
 FIELD_FAULTS += [
     ("text_to_speech", "content", "phonemes", bad)
@@ -254,7 +256,7 @@ def test_a_long_list_of_faults_is_cut(corpus: Path) -> None:
 
 def test_a_second_start_reads_only_what_is_new_or_was_bad(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
-    monkeypatch.setattr(verify, "_fault", lambda path, real=verify._fault: read.append(path) or real(path))
+    monkeypatch.setattr(verify, "_fault", lambda path, real=verify._fault: read.append(str(path)) or real(path))
     cache = corpus / "new" / "verified.json"
     damage(corpus)
     with pytest.raises(UserError, match="3 of 32"):
@@ -274,7 +276,7 @@ def test_a_second_start_reads_only_what_is_new_or_was_bad(corpus: Path, monkeypa
     changed = corpus / CAPTION / "audio" / "text_to_audio_0.flac"
     os.utime(changed, ns=(0, 0))
     verify_audio(all_tasks(corpus), cache=cache)
-    assert read == [str(changed.resolve())]
+    assert read == [str(changed)]
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"version": 0}', '{"version": 1, "files": 3}'])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -329,10 +330,11 @@ def test_a_users_error_is_said_without_a_traceback(workers: int, where: str, tmp
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_broken_file_of_a_manifest_is_named(workers: int, toy_corpus: Path) -> None:
-    dataset = toy_dataset(toy_corpus, "text_to_audio")
-    absent = dataset.targets[2].with_name("absent.flac")
-    dataset.targets[2] = absent
+def test_a_broken_file_of_a_manifest_is_named(workers: int, toy_corpus: Path, tmp_path: Path) -> None:
+    shutil.copytree(toy_corpus / "text_to_audio", tmp_path / "text_to_audio")
+    dataset = toy_dataset(tmp_path, "text_to_audio")
+    absent = tmp_path / "text_to_audio" / "audio" / "text_to_audio_2.flac"
+    absent.unlink()
     datasets = ConcatDataset([dataset])
     for made in (train_dataloader(datasets, 8, toy_collator(), num_workers=workers),
                  eval_dataloader(datasets, 8, toy_collator(), num_workers=workers)):  # fmt: skip

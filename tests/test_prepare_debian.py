@@ -262,7 +262,7 @@ def test_manifests_are_readable_and_relative(corpus: Path) -> None:
     shutil.copytree(corpus, moved)
     for task in ("text_to_speech", "speech_enhancement", "text_to_audio"):
         for fields in load_manifest(moved / task / "train" / "audio.jsonl").values():
-            assert fields.file("audio").is_relative_to(moved)
+            assert fields.file("audio").path.is_relative_to(moved)
 
 
 def test_a_finished_corpus_holds_nothing_else_and_is_left_alone(

@@ -22,6 +22,7 @@ from test_trainer import logged, make_trainer
 from toy import randomised, toy_collator, toy_dataset, toy_model
 from unisono.data.datasets import ConcatDataset
 from unisono.data.loader import eval_dataloader
+from unisono.data.manifest import read_jsonl, write_jsonl
 from unisono.errors import UserError
 from unisono.evaluation.pictures import HEIGHT_PX, WIDTH_PX
 from unisono.inference.pipeline import Pipeline
@@ -194,8 +195,11 @@ def test_a_step_that_is_repeated_replaces_its_files(
 
 @pytest.mark.parametrize("audio_id", ["a#b 100%25 ü?&日本", ".hidden", "reference", "x" * 200])
 def test_any_audio_id_names_files(audio_id: str, toy_corpus: Path, tmp_path: Path, model: UnifiedAudioModel) -> None:
-    dataset = toy_dataset(toy_corpus, "text_to_speech")
-    dataset.items[0].record["audio_id"] = audio_id
+    for name in ("content", "audio"):
+        _, line = next(read_jsonl(toy_corpus / "text_to_speech" / f"{name}.jsonl"))
+        line |= {"audio": str(toy_corpus / "text_to_speech" / line["audio"])} if name == "audio" else {}
+        write_jsonl(tmp_path / "named" / "text_to_speech" / f"{name}.jsonl", [{**line, "audio_id": audio_id}])
+    dataset = toy_dataset(tmp_path / "named", "text_to_speech")
     trackers = Trackers(make_accelerator("no", list(tensorboard(tmp_path).values())))
     trackers.start(0, {})
     samples = SampleLogger(tmp_path, num_items=1, generation=FAST)
@@ -211,11 +215,12 @@ def test_any_audio_id_names_files(audio_id: str, toy_corpus: Path, tmp_path: Pat
 def test_short_items_of_each_task_are_chosen(toy_corpus: Path) -> None:
     dataset = toy_datasets(toy_corpus)
     assert choose_items(dataset, 2) == [0, 1, 8, 9, 16, 17]
-    dataset.durations_s = np.full(24, 20.0)
-    dataset.durations_s[[3, 5, 6]] = 1.5, 1.2, 0.2  # of the first task
-    dataset.durations_s[[8, 9, 10]] = 0.1, 0.7, 0.4
+    for part in dataset.datasets:
+        part.durations_s = np.full(8, 20.0)
+    dataset.datasets[0].durations_s[[3, 5, 6]] = 1.5, 1.2, 0.2
+    dataset.datasets[1].durations_s[[0, 1, 2]] = 0.1, 0.7, 0.4
     assert choose_items(dataset, 2) == [5, 3, 11, 12, 16, 17]
-    dataset.durations_s[8:16] = np.linspace(0.1, 0.8, 8)
+    dataset.datasets[1].durations_s[:] = np.linspace(0.1, 0.8, 8)
     assert sorted(choose_items(dataset, 2)) == [3, 5, 14, 15, 16, 17]
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler
 
 from plain import PlainTrainer, Points, plain_model, plain_trainer, records, saved
+from unisono import files as files_module
 from unisono.errors import UserError
 from unisono.training import checkpoint as checkpoint_module
 from unisono.training.ema import ExponentialMovingAverage
@@ -120,7 +121,7 @@ def test_each_file_is_on_the_disk_before_a_checkpoint_gets_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events: list[str] = []
-    sync_path, replace = checkpoint_module.sync_path, os.replace
+    sync_path, replace = files_module.sync_path, os.replace
 
     def synced(path: Path) -> None:
         events.append(f"sync {path.name}")
@@ -130,8 +131,9 @@ def test_each_file_is_on_the_disk_before_a_checkpoint_gets_its_name(
         events.append(f"rename {Path(target).name}")
         replace(source, target)
 
-    monkeypatch.setattr(checkpoint_module, "sync_path", synced)
-    monkeypatch.setattr(checkpoint_module.os, "replace", renamed)
+    for module in (files_module, checkpoint_module):
+        monkeypatch.setattr(module, "sync_path", synced)
+    monkeypatch.setattr(files_module.os, "replace", renamed)
     plain_trainer(tmp_path, epochs=1, save_every_n_steps=None, val_every_n_steps=None).fit()
     before = events[: events.index("rename step_00000006")]
     files = ["contents.json", "ema.safetensors", "model.safetensors", "trainer.pt", ".tmp_step_00000006"]

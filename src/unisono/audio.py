@@ -1,21 +1,55 @@
-"""Reading and writing waveforms. In memory audio is mono float32 in [-1, 1] at the model's ``sample_rate``."""
+"""Reading and writing waveforms. In memory audio is mono float32 in [-1, 1] at the model's ``sample_rate``.
+
+Files are read by libsndfile, what it cannot read (aac, m4a, the sound of videos …) by FFmpeg through PyAV, arrays of
+samples from HDF5. A source is a path or a ``Location`` in an archive.
+"""
 
 from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import soundfile as sf
 import soxr
 
+from unisono.data.media import Location, hdf5_dataset
 from unisono.errors import UserError
+from unisono.timing import seconds_to_samples
+
+AudioPath = str | os.PathLike | Location
 
 WRITABLE_FORMATS = ("WAV", "FLAC", "OGG")
 # Some formats (mp3) only estimate their length; a file that ends earlier than this was cut off.
 _HEADER_TOLERANCE_S = 0.05
 _BLOCK_FRAMES = 1 << 20
+_EVERYTHING = 1 << 40  # more than a header promises: some only estimate
+# A part of a recording is resampled with its surroundings, so that it sounds as it does within the whole.
+_RESAMPLING_MARGIN_S = 0.05
+
+
+class AudioInfo(NamedTuple):
+    """What a header says; ``num_channels`` are averaged when read."""
+
+    sample_rate: int
+    duration_s: float
+    num_channels: int
+
+
+class AudioReader(Protocol):
+    """An open recording."""
+
+    sample_rate: int
+    num_frames: int
+    num_channels: int
+
+    def read(self, start: int, frames: int) -> np.ndarray:
+        """float32 ``(at most frames, channels)`` from frame ``start`` on; fewer at the end."""
+        ...
 
 
 def check_sample_rate(sample_rate: int, where: str) -> None:
@@ -27,79 +61,203 @@ def check_waveform(waveform: np.ndarray, where: str) -> None:
     """Raise if a waveform is empty or holds NaN or infinite samples."""
     if waveform.size == 0:
         raise UserError(f"{where}: the audio is empty (0 samples); remove the line or replace the file")
-    if not np.isfinite(waveform).all():
-        bad = int(np.flatnonzero(~np.isfinite(waveform))[0])
+    # A sum is finite unless a sample is not; only then is it worth looking for the sample.
+    if not np.isfinite(waveform.sum(dtype=np.float64)):
+        bad = int(np.argwhere(~np.isfinite(waveform))[0, 0])
         raise UserError(f"{where}: sample {bad} is NaN or infinite; re-export the file")
 
 
-def audio_info(path: str | os.PathLike) -> tuple[int, float]:
-    """``(sample_rate, duration_s)`` from the header alone."""
-    path = Path(path)
-    if not path.is_file():
+# -- opening ----------------------------------------------------------------------------------------------------------
+
+
+class _SndfileReader:
+    def __init__(self, file: sf.SoundFile) -> None:
+        self.file = file
+        self.sample_rate, self.num_frames, self.num_channels = file.samplerate, file.frames, file.channels
+
+    def read(self, start: int, frames: int) -> np.ndarray:
+        if start != self.file.tell():
+            self.file.seek(min(start, self.num_frames))
+        return self.file.read(frames, dtype="float32", always_2d=True)
+
+
+class _ArrayReader:
+    """Samples in an HDF5 data set ``(S,)`` or ``(S, channels)`` with an attribute ``sample_rate``."""
+
+    def __init__(self, location: Location) -> None:
+        self.data = hdf5_dataset(location)
+        rate = self.data.attrs.get("sample_rate")
+        if rate is None:
+            raise UserError(f"{location}: samples need an attribute sample_rate; set it, in Hz")
+        check_sample_rate(int(rate), str(location))
+        shape = self.data.shape
+        if self.data.ndim not in (1, 2) or (self.data.ndim == 2 and shape[1] > 64):
+            raise UserError(
+                f"{location}: an array of shape {shape} is no audio; store (samples,) or (samples, channels)"
+            )
+        self.sample_rate, self.num_frames = int(rate), int(shape[0])
+        self.num_channels = 1 if self.data.ndim == 1 else int(shape[1])
+
+    def read(self, start: int, frames: int) -> np.ndarray:
+        part = np.asarray(self.data[start : start + frames]).reshape(-1, self.num_channels)
+        if part.dtype.kind in "iu":
+            return part.astype(np.float32) / float(np.iinfo(part.dtype).max + 1)
+        return part.astype(np.float32)
+
+
+@contextmanager
+def open_audio(source: AudioPath) -> Iterator[AudioReader]:
+    """Open a recording for reading parts of it.
+
+    Raises:
+        UserError: missing, damaged, in a format that neither libsndfile nor PyAV reads.
+    """
+    location = Location.of(source)
+    if not location.is_file():
         raise UserError(
-            f"{path}: no such audio file; check the path (relative paths are read from the manifest's folder)"
+            f"{location.path}: no such audio file; check the path (relative paths are read from the manifest's folder)"
         )
-    try:
-        info = sf.info(str(path))
-    except (sf.LibsndfileError, TypeError) as error:
-        raise UserError(f"{path}: not readable as audio ({error}); re-encode it as wav or flac") from error
-    check_sample_rate(info.samplerate, str(path))
-    return info.samplerate, info.frames / info.samplerate
+    if location.is_hdf5 and hdf5_dataset(location).dtype != np.uint8:
+        yield _ArrayReader(location)
+        return
+    with location.open() as binary:
+        try:
+            # libsndfile reads a file by its name faster than through Python.
+            file = sf.SoundFile(str(location.path) if location.member is None else binary)
+        except (sf.LibsndfileError, TypeError) as error:
+            with _open_with_ffmpeg(location, binary, error) as reader:
+                yield reader
+            return
+        with file:
+            check_sample_rate(file.samplerate, str(location))
+            yield _SndfileReader(file)
 
 
-def read_audio(path: str | os.PathLike, sample_rate: int) -> np.ndarray:
-    """Read a file as mono float32 ``(S,)`` at ``sample_rate`` Hz; channels are averaged, rates converted by soxr."""
-    path = Path(path)
-    native_rate, duration_s = audio_info(path)
+@contextmanager
+def _open_with_ffmpeg(location: Location, binary: Any, error: Exception) -> Iterator[AudioReader]:
+    """What libsndfile refuses; its own complaint is told where FFmpeg cannot read it either."""
     try:
-        data, _ = sf.read(str(path), dtype="float32", always_2d=True)
-    except sf.LibsndfileError as error:
-        raise _damaged(path, error) from error
-    waveform = data.mean(axis=1)
-    check_waveform(waveform, str(path))
-    _check_whole(path, len(data) / native_rate, duration_s)
-    if native_rate != sample_rate:
+        from unisono.data.av_audio import open_container
+    except ImportError:
+        remedy = "re-encode it as wav or flac, or read more formats with: pip install 'unisono[video]'"
+        raise UserError(f"{location}: not readable as audio ({error}); {remedy}") from error
+    with open_container(location, binary, str(error)) as reader:
+        check_sample_rate(reader.sample_rate, str(location))
+        yield reader
+
+
+# -- reading ----------------------------------------------------------------------------------------------------------
+
+
+def audio_info(source: AudioPath) -> AudioInfo:
+    """Rate, length and channels from the header alone."""
+    with open_audio(source) as reader:
+        return AudioInfo(reader.sample_rate, reader.num_frames / reader.sample_rate, reader.num_channels)
+
+
+def read_audio(
+    source: AudioPath, sample_rate: int, start_s: float = 0.0, duration_s: float | None = None
+) -> np.ndarray:
+    """Read mono float32 ``(S,)`` at ``sample_rate`` Hz; channels are averaged, rates converted by soxr.
+
+    Args:
+        source: path or location.
+        sample_rate: wanted rate.
+        start_s, duration_s: a part of the recording, read without decoding the rest where the format allows; it has
+            exactly ``seconds_to_samples(duration_s)`` samples, silent after the recording's end. None reads the whole.
+
+    Raises:
+        UserError: missing, damaged, empty, cut off, NaN, a part that begins after the end.
+    """
+    where = str(source)
+    with open_audio(source) as reader:
+        if duration_s is None:
+            data = _read(reader, 0, _EVERYTHING, where)
+            check_waveform(data, where)
+            _check_whole(where, len(data) / reader.sample_rate, reader.num_frames / reader.sample_rate)
+            return _resampled(data.mean(axis=1), reader.sample_rate, sample_rate, where)
+        return _read_part(reader, sample_rate, start_s, duration_s, where)
+
+
+def _read_part(reader: AudioReader, sample_rate: int, start_s: float, duration_s: float, where: str) -> np.ndarray:
+    rate = reader.sample_rate
+    begin, end = seconds_to_samples(start_s, rate), seconds_to_samples(start_s + duration_s, rate)
+    if begin >= reader.num_frames:
+        raise UserError(
+            f"{where}: a part from {start_s:.3f} s on was asked for; it ends at {reader.num_frames / rate:.3f} s"
+        )
+    margin = 0 if rate == sample_rate else min(begin, seconds_to_samples(_RESAMPLING_MARGIN_S, rate))
+    # Begin at a sample that both rates have, so that the part is not shifted by a fraction of one.
+    common = rate // np.gcd(rate, sample_rate)
+    first = (begin - margin) // common * common
+    data = _read(reader, first, end - first + margin, where)
+    check_waveform(data, where)
+    whole = _resampled(data.mean(axis=1), rate, sample_rate, where)
+    offset = seconds_to_samples(start_s - first / rate, sample_rate)
+    samples = seconds_to_samples(duration_s, sample_rate)
+    part = whole[offset : offset + samples]
+    return np.pad(part, (0, samples - len(part)))
+
+
+def _read(reader: AudioReader, start: int, frames: int, where: str) -> np.ndarray:
+    try:
+        return reader.read(start, frames)
+    except (sf.LibsndfileError, OSError) as error:
+        raise _damaged(where, error) from error
+
+
+def _resampled(waveform: np.ndarray, rate: int, sample_rate: int, where: str) -> np.ndarray:
+    if rate != sample_rate:
         check_sample_rate(sample_rate, "sample_rate")
-        waveform = soxr.resample(waveform, native_rate, sample_rate, quality="HQ")
+        samples = len(waveform)
+        waveform = soxr.resample(waveform, rate, sample_rate, quality="HQ")
         if waveform.size == 0:
             raise UserError(
-                f"{path}: {len(data)} samples at {native_rate} Hz are none at {sample_rate} Hz; "
+                f"{where}: {samples} samples at {rate} Hz are none at {sample_rate} Hz; "
                 "remove the line or replace the file"
             )
     return np.ascontiguousarray(waveform, dtype=np.float32)
 
 
-def verify_audio_file(path: str | os.PathLike) -> None:
+def audio_blocks(reader: AudioReader, where: str) -> Iterator[np.ndarray]:
+    """The whole recording, float32 ``(frames, channels)`` at a time, in constant memory.
+
+    Raises:
+        UserError: damaged, cut off or empty.
+    """
+    position = 0
+    while len(block := _read(reader, position, _BLOCK_FRAMES, where)):
+        position += len(block)
+        yield block
+    if position == 0:
+        raise UserError(f"{where}: the audio is empty (0 samples); remove the line or replace the file")
+    _check_whole(where, position / reader.sample_rate, reader.num_frames / reader.sample_rate)
+
+
+def verify_audio_file(source: AudioPath) -> None:
     """Decode a whole file, in constant memory, and raise for what ``read_audio`` would refuse."""
-    path = Path(path)
-    native_rate, duration_s = audio_info(path)
     frames = 0
-    try:
-        with sf.SoundFile(str(path)) as file:
-            # Not file.blocks(): it fills up a block that ends early.
-            while len(block := file.read(_BLOCK_FRAMES, dtype="float32", always_2d=True)):
-                # A sum is finite unless a sample is not; only then is it worth looking for the sample.
-                if not np.isfinite(block.sum(dtype=np.float64)):
-                    bad = frames + int(np.argwhere(~np.isfinite(block))[0, 0])
-                    raise UserError(f"{path}: sample {bad} is NaN or infinite; re-export the file")
-                frames += len(block)
-    except sf.LibsndfileError as error:
-        raise _damaged(path, error) from error
-    if frames == 0:
-        raise UserError(f"{path}: the audio is empty (0 samples); remove the line or replace the file")
-    _check_whole(path, frames / native_rate, duration_s)
+    with open_audio(source) as reader:
+        for block in audio_blocks(reader, str(source)):
+            if not np.isfinite(block.sum(dtype=np.float64)):
+                bad = frames + int(np.argwhere(~np.isfinite(block))[0, 0])
+                raise UserError(f"{source}: sample {bad} is NaN or infinite; re-export the file")
+            frames += len(block)
 
 
-def _damaged(path: Path, error: Exception) -> UserError:
-    return UserError(f"{path}: damaged audio ({error}); re-encode it as wav or flac")
+def _damaged(where: str, error: Exception) -> UserError:
+    return UserError(f"{where}: damaged audio ({error}); re-encode it as wav or flac")
 
 
-def _check_whole(path: Path, decoded_s: float, header_s: float) -> None:
+def _check_whole(where: str, decoded_s: float, header_s: float) -> None:
     if header_s - decoded_s > _HEADER_TOLERANCE_S:
         raise UserError(
-            f"{path}: damaged audio (the header promises {header_s:.3f} s, {decoded_s:.3f} s can be decoded); "
+            f"{where}: damaged audio (the header promises {header_s:.3f} s, {decoded_s:.3f} s can be decoded); "
             "replace the file or re-encode it as wav or flac"
         )
+
+
+# -- writing ----------------------------------------------------------------------------------------------------------
 
 
 def write_audio(path: str | os.PathLike, waveform: np.ndarray, sample_rate: int) -> Path:

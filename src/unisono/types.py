@@ -31,26 +31,81 @@ class TextContent:
     modality = "text"
 
 
+Speaker = str | Tensor | None
+"""Whose voice: a name that the model was trained with, the embedding ``(D,)`` of a reference recording, or nobody's."""
+
+
 @dataclass(frozen=True)
 class PhonemeContent:
     """Phonemes of an utterance; ``durations_s`` (one per phoneme) is absent when they are to be predicted."""
 
     phonemes: tuple[str, ...]
     durations_s: Tensor | None = None
-    speaker: str | None = None
+    speaker: Speaker = None
     text: str = ""
     modality = "phoneme"
 
 
 @dataclass(frozen=True)
-class AudioContent:
-    """A recording to be changed, float32 ``(S,)`` at the model's sample rate."""
+class ScoreContent:
+    """What is sung, and on which notes; everything is per phoneme, length L.
 
-    waveform: Tensor
+    Attributes:
+        notes: float32 MIDI numbers, 0 where nothing is sung.
+        note_durations_s: float32 seconds that the score gives the note a phoneme is sung on.
+        slurs: bool, True where a vowel goes on over a further note.
+        durations_s: float32 seconds of each phoneme as sung; absent when they are to be predicted.
+    """
+
+    phonemes: tuple[str, ...]
+    notes: Tensor
+    note_durations_s: Tensor
+    slurs: Tensor
+    durations_s: Tensor | None = None
+    speaker: Speaker = None
+    text: str = ""
+    modality = "score"
+
+
+@dataclass(frozen=True)
+class PitchContent:
+    """Phonemes with the F0 contour they are sung or spoken on: aligned with the latent's frames.
+
+    Attributes:
+        phonemes, durations_s: L units and their seconds.
+        f0_hz: float32 ``(T,)`` at the latent rate, 0 where unvoiced.
+        voicing: bool ``(T,)``.
+    """
+
+    phonemes: tuple[str, ...]
+    durations_s: Tensor
+    f0_hz: Tensor
+    voicing: Tensor
+    speaker: Speaker = None
+    text: str = ""
+    modality = "pitch"
+
+
+@dataclass(frozen=True)
+class AudioContent:
+    """A recording to be changed: float32 ``(S,)`` at the model's sample rate, or its cached latent ``(T, C)``."""
+
+    waveform: Tensor | None = None
+    latent: Tensor | None = None
     modality = "audio"
 
 
-Content = TextContent | PhonemeContent | AudioContent
+@dataclass(frozen=True)
+class VideoContent:
+    """Pictures uint8 ``(T, H, W, 3)``, or features float32 ``(T, D)`` of them, ``rate_hz`` of either a second."""
+
+    rate_hz: float
+    frames: Tensor | None = None
+    features: Tensor | None = None
+    modality = "video"
+
+
+Content = TextContent | PhonemeContent | ScoreContent | PitchContent | AudioContent | VideoContent
 
 
 @dataclass(frozen=True)
@@ -62,7 +117,9 @@ class Sample:
         task: a name of ``unisono.tasks``; it chooses folders and metrics, the model never sees it.
         instruction: free text.
         content: one typed content per modality the item has.
-        waveform: target, float32 ``(S,)``; absent at inference.
+        waveform: target, float32 ``(S,)``; absent at inference and where its latent is cached.
+        latent: cached latent of the target, float32 ``(T, C)``.
+        num_samples: length of the target where only its latent is here.
         item_name: where the item comes from, for error messages (``manifest:line``).
     """
 
@@ -71,6 +128,8 @@ class Sample:
     instruction: str
     content: tuple[Content, ...]
     waveform: Tensor | None = None
+    latent: Tensor | None = None
+    num_samples: int | None = None
     item_name: str = ""
 
 
@@ -106,8 +165,10 @@ class Batch:
     Attributes:
         instruction_tokens: int64 ``(B, L)`` UTF-8 bytes plus one, zero at padding.
         contents: modality -> ContentBatch.
-        waveform: ``(B, S)`` targets, zero at padding; None at inference.
-        waveform_lengths: int64 ``(B,)``.
+        waveform: ``(B, S)`` targets, zero at padding; None at inference, and where their latents are cached.
+        waveform_lengths: int64 ``(B,)`` samples.
+        latent: ``(B, T, C)`` cached latents of the targets, zero at padding.
+        latent_lengths: int64 ``(B,)`` frames.
         task_index: int64 ``(B,)``, position in the task table; for logging only.
     """
 
@@ -118,6 +179,8 @@ class Batch:
     contents: dict[str, ContentBatch] = field(default_factory=dict)
     waveform: Tensor | None = None
     waveform_lengths: Tensor | None = None
+    latent: Tensor | None = None
+    latent_lengths: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.audio_ids)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from unisono.config.tree import config_dir, hydra_in, locate_config_path
 from unisono.data.manifest import read_jsonl
 from unisono.errors import UserError
 from unisono.suggest import did_you_mean
+from unisono.timing import latent_rate_hz
 
 
 def compose_checked(
@@ -103,11 +105,17 @@ def describe(cfg: DictConfig, launch: Launch, duration_s: float | None = None) -
         return "no estimate of memory and time: the model or the loader is of your own"
     accumulation = cfg.trainer.get("gradient_accumulation_steps", 1)
     total = batch_size * launch.num_processes * accumulation
+    budget = cfg.train_dataloader.get("max_batch_frames")
+    most = "" if budget is None else "at most "
     lines = [
-        f"one step takes {total} items: {batch_size} per batch x {launch.num_processes} processes "
+        f"one step takes {most}{total} items: {most}{batch_size} per batch x {launch.num_processes} processes "
         f"x {accumulation} micro-batches"
     ]
     longest_s, source = (duration_s, "as asked for") if duration_s else longest_clip_s(cfg)
+    if budget is not None:
+        frames = math.ceil(longest_s * latent_rate_hz(cfg.sample_rate, cfg.hop_samples))
+        batch_size = max(1, min(batch_size, budget // frames))
+        lines.append(f"{batch_size} of the longest fill max_batch_frames ({budget} latent frames)")
     lines += [f"clips of {longest_s:g} s: {source}", ""]
     try:
         lines.append(_estimate(cfg, launch, batch_size, accumulation, longest_s))
@@ -148,15 +156,15 @@ def longest_clip_s(cfg: DictConfig) -> tuple[float, str]:
     """Length of the longest training clip, and where it is from; the optional ``duration_s`` of manifests tells."""
     longest_s, limits = 0.0, []
     for node in cfg.train_dataloader.dataset.get("datasets", []):
-        limit = node.get("max_duration_s")
-        limits.append(limit)
+        limit, crop_s = node.get("max_duration_s"), node.get("crop_s") or math.inf
+        limits.append(limit if crop_s == math.inf else min(limit or math.inf, crop_s))
         path = Path(str(node.get("audio")))
         if not path.is_file():
             continue
         for _, record in read_jsonl(path):
             given = record.get("duration_s")
             if isinstance(given, (int, float)) and (limit is None or given <= limit):
-                longest_s = max(longest_s, float(given))
+                longest_s = max(longest_s, min(float(given), crop_s))
     if longest_s:
         return round(longest_s, 2), "the longest of the training manifests"
     if limits and all(limit is not None for limit in limits):

@@ -179,19 +179,20 @@ def _against_model(place: str, node: Mapping[str, Any], model: Any) -> Iterator[
 
 def _vocabulary(plain: Mapping[str, Any], model: Any) -> Iterator[Fault]:
     """The collator numbers phonemes and speakers; the model must number them alike."""
-    encoder = dict(getattr(model, "content_encoders", None) or {}).get("phoneme") if model is not None else None
+    encoders = dict(getattr(model, "content_encoders", None) or {}) if model is not None else {}
     for name in ("train_dataloader", "val_dataloader"):
         loader = plain.get(name)
         collate = loader.get("collate_fn") if isinstance(loader, Mapping) else None
-        if encoder is None or not isinstance(collate, Mapping):
+        if not isinstance(collate, Mapping):
             continue
-        for key in ("phonemes", "speakers"):
-            given, own = collate.get(key), getattr(encoder, key, None)
-            if isinstance(given, list) and own is not None and tuple(given) != tuple(own):
-                yield Fault(
-                    f"{name}.collate_fn.{key}",
-                    f"differs from model.content_encoders.phoneme.{key}; let both point to ${{{key}}}",
-                )
+        for modality, encoder in encoders.items():
+            for key in ("phonemes", "speakers"):
+                given, own = collate.get(key), getattr(encoder, key, None)
+                if isinstance(given, list) and own is not None and tuple(given) != tuple(own):
+                    yield Fault(
+                        f"{name}.collate_fn.{key}",
+                        f"differs from model.content_encoders.{modality}.{key}; let both point to ${{{key}}}",
+                    )
 
 
 def _files(place: str, node: Mapping[str, Any], will_be_built: Path | None, seen: set[str]) -> Iterator[Fault]:

@@ -7,17 +7,33 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from unisono.data.datasets import ConcatDataset
+from unisono.data.datasets import AudioGenerationDataset, ConcatDataset
+from unisono.data.datasets.base import Symbols
 from unisono.errors import UserError
 from unisono.tasks import TASKS
-from unisono.types import AudioContent, Batch, ContentBatch, PhonemeContent, Sample, TextContent
+from unisono.timing import latent_rate_hz, unit_boundaries
+from unisono.types import (
+    AudioContent,
+    Batch,
+    ContentBatch,
+    PhonemeContent,
+    PitchContent,
+    Sample,
+    ScoreContent,
+    TextContent,
+    VideoContent,
+)
 
 _TASK_INDEX = {name: index for index, name in enumerate(TASKS)}
 
 
 def pad(rows: Sequence[Tensor]) -> Tensor:
-    """Stack 1-D tensors of different lengths, zeros at the ends."""
+    """Stack tensors whose first dimensions differ, zeros at the ends."""
     return torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
+
+
+def lengths_of(rows: Sequence[Tensor]) -> Tensor:
+    return torch.tensor([row.shape[0] for row in rows])
 
 
 def text_tokens(texts: Sequence[str]) -> Tensor:
@@ -33,18 +49,29 @@ class Collator:
     Args:
         phonemes: as given to the phoneme encoder.
         speakers: likewise.
+        sample_rate, hop_samples: of the model; phonemes with an F0 contour are laid out on its latent frames.
     """
 
-    def __init__(self, phonemes: Sequence[str] = (), speakers: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        phonemes: Sequence[str] = (),
+        speakers: Sequence[str] = (),
+        sample_rate: int = 24_000,
+        hop_samples: int = 480,
+    ) -> None:
         self.phoneme_token = {symbol: index + 1 for index, symbol in enumerate(phonemes)}
         self.speaker_index = {name: index + 1 for index, name in enumerate(speakers)}
+        self.latent_rate_hz = latent_rate_hz(sample_rate, hop_samples)
 
     def __call__(self, samples: Sequence[Sample]) -> Batch:
         contents: dict[str, ContentBatch] = {}
         by_modality: dict[str, Callable[..., ContentBatch]] = {
             TextContent.modality: self._text,
             PhonemeContent.modality: self._phonemes,
+            ScoreContent.modality: self._scores,
+            PitchContent.modality: self._pitches,
             AudioContent.modality: self._audio,
+            VideoContent.modality: self._videos,
         }
         for modality, collate in by_modality.items():
             rows = [
@@ -56,37 +83,97 @@ class Collator:
             if rows:
                 index = torch.tensor([row for row, _, _ in rows])
                 contents[modality] = collate(index, [s for _, s, _ in rows], [c for _, _, c in rows])
-        waveforms = [sample.waveform for sample in samples if sample.waveform is not None]
-        if waveforms and len(waveforms) != len(samples):
-            raise ValueError("a batch mixes samples with and without a target waveform")
         return Batch(
             audio_ids=tuple(sample.audio_id for sample in samples),
             tasks=tuple(sample.task for sample in samples),
             task_index=torch.tensor([_TASK_INDEX[sample.task] for sample in samples]),
             instruction_tokens=text_tokens([sample.instruction for sample in samples]),
             contents=contents,
-            waveform=pad(waveforms) if waveforms else None,
-            waveform_lengths=torch.tensor([w.shape[0] for w in waveforms]) if waveforms else None,
+            **_targets(samples),
         )
 
     def _text(self, index: Tensor, samples: Sequence[Sample], contents: Sequence[TextContent]) -> ContentBatch:
         return ContentBatch(index, {"tokens": text_tokens([content.text for content in contents])})
 
     def _phonemes(self, index: Tensor, samples: Sequence[Sample], contents: Sequence[PhonemeContent]) -> ContentBatch:
-        tokens, speakers = [], []
+        inputs = {"tokens": pad(self._tokens(samples, contents)), **self._speakers(samples, contents)}
+        return ContentBatch(index, inputs, _durations(contents))
+
+    def _scores(self, index: Tensor, samples: Sequence[Sample], contents: Sequence[ScoreContent]) -> ContentBatch:
+        inputs = {
+            "tokens": pad(self._tokens(samples, contents)),
+            "notes": pad([content.notes for content in contents]),
+            "note_durations_s": pad([content.note_durations_s for content in contents]),
+            "slurs": pad([content.slurs for content in contents]),
+            **self._speakers(samples, contents),
+        }
+        return ContentBatch(index, inputs, _durations(contents))
+
+    def _pitches(self, index: Tensor, samples: Sequence[Sample], contents: Sequence[PitchContent]) -> ContentBatch:
+        per_frame = []
+        for tokens, content in zip(self._tokens(samples, contents), contents, strict=True):
+            ends = unit_boundaries(content.durations_s[None], self.latent_rate_hz)[0]
+            frame = torch.arange(len(content.f0_hz))
+            # A frame beyond the last end (rounding) belongs to the last unit.
+            per_frame.append(tokens[torch.searchsorted(ends, frame, right=True).clamp_max(len(tokens) - 1)])
+        inputs = {
+            "tokens": pad(per_frame),
+            "f0_hz": pad([content.f0_hz for content in contents]),
+            "voicing": pad([content.voicing for content in contents]),
+            **self._speakers(samples, contents),
+        }
+        return ContentBatch(index, inputs)
+
+    def _audio(self, index: Tensor, samples: Sequence[Sample], contents: Sequence[AudioContent]) -> ContentBatch:
+        latents = [content.latent for content in contents if content.latent is not None]
+        if latents:
+            if len(latents) != len(contents):
+                raise ValueError("a batch mixes recordings with cached latents and without")
+            return ContentBatch(index, {"latent": pad(latents), "latent_lengths": lengths_of(latents)})
+        waveforms = [content.waveform for content in contents if content.waveform is not None]
+        return ContentBatch(index, {"waveform": pad(waveforms), "lengths": lengths_of(waveforms)})
+
+    def _videos(self, index: Tensor, samples: Sequence[Sample], contents: Sequence[VideoContent]) -> ContentBatch:
+        kinds = {"frames" if content.frames is not None else "features" for content in contents}
+        if len(kinds) > 1:
+            raise UserError("a batch has videos as pictures and as features; let all lines have video_features")
+        rows = [content.frames if content.frames is not None else content.features for content in contents]
+        shapes = {tuple(row.shape[1:]) for row in rows if row is not None}
+        if len(shapes) > 1:
+            raise UserError(f"videos of one batch have frames of shapes {sorted(shapes)}; they must be alike")
+        inputs = {
+            kinds.pop(): pad([row for row in rows if row is not None]),
+            "lengths": lengths_of([row for row in rows if row is not None]),
+            "rate_hz": torch.tensor([content.rate_hz for content in contents]),
+        }
+        return ContentBatch(index, inputs)
+
+    # -- symbols ------------------------------------------------------------------------------------------------------
+
+    def _tokens(self, samples: Sequence[Sample], contents: Sequence[Symbols]) -> list[Tensor]:
         for sample, content in zip(samples, contents, strict=True):
             self.check(sample.item_name or sample.audio_id, content)
-            tokens.append(torch.tensor([self.phoneme_token[symbol] for symbol in content.phonemes]))
-            speakers.append(self.speaker_index[content.speaker] if content.speaker else 0)
-        known = any(content.durations_s is not None for content in contents)
-        durations = [torch.zeros(len(c.phonemes)) if c.durations_s is None else c.durations_s for c in contents]
-        return ContentBatch(
-            index,
-            {"tokens": pad(tokens), "speaker": torch.tensor(speakers)},
-            pad(durations) if known else None,
-        )
+        return [torch.tensor([self.phoneme_token[symbol] for symbol in content.phonemes]) for content in contents]
 
-    def check(self, where: str, content: PhonemeContent) -> None:
+    def _speakers(self, samples: Sequence[Sample], contents: Sequence[Symbols]) -> dict[str, Tensor]:
+        """Index ``(N,)``, 0 for none; embeddings ``(N, D)`` where one is given, zeros for the others."""
+        names = [content.speaker if isinstance(content.speaker, str) else "" for content in contents]
+        inputs = {"speaker": torch.tensor([self.speaker_index[name] if name else 0 for name in names])}
+        embeddings = {
+            row: content.speaker for row, content in enumerate(contents) if isinstance(content.speaker, Tensor)
+        }
+        sizes = {embedding.shape for embedding in embeddings.values()}
+        if len(sizes) > 1:
+            found = ", ".join(f"{samples[row].audio_id} {tuple(e.shape)}" for row, e in list(embeddings.items())[:3])
+            raise UserError(f"speaker embeddings of one batch differ in size ({found}); make all with one encoder")
+        if embeddings:
+            table = torch.zeros(len(contents), *sizes.pop())
+            for row, embedding in embeddings.items():
+                table[row] = embedding
+            inputs["speaker_embedding"] = table
+        return inputs
+
+    def check(self, where: str, content: Symbols) -> None:
         """Raise for a phoneme or speaker that the model does not have."""
         if not content.phonemes:
             raise UserError(f"{where}: there are no phonemes; give at least one")
@@ -96,22 +183,44 @@ class Collator:
                 f"{where}: phonemes {unknown} are not among the model's {len(self.phoneme_token)}; "
                 "correct them or extend `phonemes` in the configuration"
             )
-        if content.speaker and content.speaker not in self.speaker_index:
+        if isinstance(content.speaker, str) and content.speaker and content.speaker not in self.speaker_index:
             known = ", ".join(self.speaker_index) or "none"
             raise UserError(
                 f"{where}: speaker {content.speaker!r} is unknown to the model (it has: {known}); "
                 "correct it or extend `speakers` in the configuration"
             )
 
-    def _audio(self, index: Tensor, samples: Sequence[Sample], contents: Sequence[AudioContent]) -> ContentBatch:
-        waveforms = [content.waveform for content in contents]
-        lengths = torch.tensor([w.shape[0] for w in waveforms])
-        return ContentBatch(index, {"waveform": pad(waveforms), "lengths": lengths})
+
+def _targets(samples: Sequence[Sample]) -> dict[str, Tensor]:
+    """Fields of the batch: waveforms, or cached latents, and the targets' lengths in samples."""
+    waveforms = [sample.waveform for sample in samples if sample.waveform is not None]
+    latents = [sample.latent for sample in samples if sample.latent is not None]
+    if not waveforms and not latents:
+        return {}
+    if len(waveforms) == len(samples) and not latents:
+        return {"waveform": pad(waveforms), "waveform_lengths": lengths_of(waveforms)}
+    if len(latents) == len(samples) and not waveforms:
+        num_samples = torch.tensor([sample.num_samples for sample in samples])
+        return {"latent": pad(latents), "latent_lengths": lengths_of(latents), "waveform_lengths": num_samples}
+    raise ValueError("a batch mixes samples with and without a target waveform")
+
+
+def _durations(contents: Sequence[PhonemeContent | ScoreContent]) -> Tensor | None:
+    """``(N, L)`` seconds; a row of zeros is unknown, None when all are."""
+    if all(content.durations_s is None for content in contents):
+        return None
+    return pad([torch.zeros(len(c.phonemes)) if c.durations_s is None else c.durations_s for c in contents])
 
 
 def check_vocabulary(dataset: ConcatDataset, collator: Collator) -> None:
-    """Raise for the first item with a phoneme or speaker that the model does not have; no audio is read."""
+    """Raise for the first item with a phoneme or speaker that the model does not have; no audio is read.
+
+    Data sets whose files are not checked either are left to ``unisono validate``.
+    """
     for part in dataset.datasets:
-        for record in part.items:
-            for content in part.symbolic_content(record):
-                collator.check(record.where, content)
+        if not part.check_files or type(part).symbolic_content is AudioGenerationDataset.symbolic_content:
+            continue
+        for index in range(len(part)):
+            line = part.line(index)
+            for content in part.symbolic_content(line):
+                collator.check(line.where, content)

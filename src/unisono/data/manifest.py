@@ -7,6 +7,7 @@ docs/data_format.md describes every field.
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 import os
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from unisono.data.media import Location, parse_location
 from unisono.errors import UserError
 
 _AUDIO_ID = re.compile(r"[^/\\\x00-\x1f]+")
@@ -24,33 +26,48 @@ _MAX_ID_BYTES = 200  # file systems allow 255 for a name; an extension and a tem
 
 def read_jsonl(path: str | os.PathLike) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield ``(line number, object)``; blank lines are allowed, anything else that is no object is an error."""
-    path = Path(path)
+    for number, _, line in scan_lines(Path(path)):
+        yield number, parse_line(f"{path}:{number}", line)
+
+
+def scan_lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
+    """Yield ``(line number, offset in bytes, line)`` of what is not blank; a byte order mark is passed over."""
     if not path.is_file():
         raise UserError(f"{path}: no such manifest; check the path, or build the data first (unisono prepare --help)")
-    with path.open(encoding="utf-8-sig") as lines:
-        try:
-            for number, line in enumerate(lines, 1):
-                if not line.strip():
-                    continue
-                try:
-                    record = json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise UserError(
-                        f"{path}:{number}: not JSON ({error.msg} at column {error.colno}); "
-                        "each line must be one JSON object"
-                    ) from None
-                except (ValueError, RecursionError) as error:
-                    raise UserError(f"{path}:{number}: not usable JSON ({error})") from None
-                if "\\u" in line and _has_lone_surrogate(record):
-                    raise UserError(
-                        f"{path}:{number}: a \\ud800 to \\udfff escape without its other half is no character; "
-                        "write the text as UTF-8"
-                    )
-                if not isinstance(record, dict):
-                    raise UserError(f"{path}:{number}: a {type(record).__name__}, not a JSON object {{...}}")
-                yield number, record
-        except UnicodeDecodeError as error:
-            raise UserError(f"{path}: not UTF-8 text ({error}); save the manifest as UTF-8") from None
+    offset = 0
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            begin, offset = offset, offset + len(line)
+            if number == 1 and line.startswith(codecs.BOM_UTF8):
+                begin, line = begin + len(codecs.BOM_UTF8), line[len(codecs.BOM_UTF8) :]
+            if line.strip():
+                yield number, begin, line
+
+
+def parse_line(where: str, line: bytes) -> dict[str, Any]:
+    """One line as an object.
+
+    Raises:
+        UserError: it is none; ``where`` (file:line) is named.
+    """
+    try:
+        text = line.decode("utf-8")
+        record = json.loads(text)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where}: not UTF-8 text ({error}); save the manifest as UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{where}: not JSON ({error.msg} at column {error.colno}); each line must be one JSON object"
+        ) from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where}: not usable JSON ({error})") from None
+    if "\\u" in text and _has_lone_surrogate(record):
+        raise UserError(
+            f"{where}: a \\ud800 to \\udfff escape without its other half is no character; write the text as UTF-8"
+        )
+    if not isinstance(record, dict):
+        raise UserError(f"{where}: a {type(record).__name__}, not a JSON object {{...}}")
+    return record
 
 
 def _has_lone_surrogate(record: Any) -> bool:
@@ -114,6 +131,18 @@ class Fields:
     def text(self, name: str, default: Any = ...) -> Any:
         return self.get(name, "a non-empty text", lambda v: isinstance(v, str) and bool(v.strip()), default)
 
+    def texts(self, name: str) -> list[str]:
+        """One text or several."""
+        value = self.get(
+            name,
+            "a non-empty text, or a list of such",
+            lambda v: (
+                (isinstance(v, str) and bool(v.strip()))
+                or (isinstance(v, list) and bool(v) and all(isinstance(t, str) and t.strip() for t in v))
+            ),
+        )
+        return [value] if isinstance(value, str) else value
+
     def symbols(self, name: str) -> list[str]:
         return self.get(
             name,
@@ -132,34 +161,54 @@ class Fields:
             lambda v: (
                 isinstance(v, list)
                 and bool(v)
-                and all(_is_finite_number(d) and d >= 0 for d in v)
+                and all(is_finite_number(d) and d >= 0 for d in v)
                 and 0 < sum(map(float, v)) < math.inf
             ),
             default,
         )
 
-    def seconds(self, name: str, default: Any = ...) -> Any:
-        return self.get(
-            name,
-            "a positive number of seconds",
-            lambda v: _is_finite_number(v) and v > 0,
-            default,
+    def per_unit(self, name: str, kind: str, valid: Callable[[Any], bool], count: int) -> list[Any]:
+        """A list with one value for each of ``count`` phonemes."""
+        values = self.get(
+            name, f"a list of {kind}, one per phoneme", lambda v: isinstance(v, list) and all(valid(x) for x in v)
         )
+        if len(values) != count:
+            raise self.fail(
+                f"field {name!r} has {len(values)} values for {count} phonemes; there must be one per phoneme"
+            )
+        return values
 
-    def file(self, name: str) -> Path:
-        """A path relative to the manifest's folder, which must exist."""
+    def seconds(self, name: str, default: Any = ...) -> Any:
+        return self.positive(name, "a positive number of seconds", default)
+
+    def positive(self, name: str, kind: str, default: Any = ...) -> Any:
+        return self.get(name, kind, lambda v: is_finite_number(v) and v > 0, default)
+
+    def location(self, name: str) -> Location:
+        """A path relative to the manifest's folder, of a file or an archive's member; it is not looked for."""
         value = self.get(name, "a path relative to this manifest", lambda v: isinstance(v, str) and bool(v))
-        path = Path(os.path.normpath(self.path.parent / value))
         try:
-            is_file = path.is_file()
-        except OSError as error:  # a name that is too long, a folder that may not be entered
-            raise self.fail(f"field {name!r} names {path}: {error.strerror}; correct the path") from error
-        if not is_file:
-            raise self.fail(f"field {name!r} names {path}, which is no file; correct the path or remove the line")
-        return path
+            return parse_location(value, self.path.parent)
+        except (UserError, ValueError) as error:
+            raise self.fail(f"field {name!r}: {error}") from error
+
+    def file(self, name: str) -> Location:
+        """The same; it must exist."""
+        location = self.location(name)
+        try:
+            exists = location.exists()
+        except UserError as error:
+            raise self.fail(f"field {name!r}: {error}") from error
+        except (OSError, ValueError) as error:  # a name that is too long, a folder that may not be entered
+            reason = getattr(error, "strerror", None) or str(error)
+            raise self.fail(f"field {name!r} names {location}: {reason}; correct the path") from error
+        if not exists:
+            kind = "which is no file" if location.member is None else "and there is no such member"
+            raise self.fail(f"field {name!r} names {location}, {kind}; correct the path or remove the line")
+        return location
 
 
-def _is_finite_number(value: Any) -> bool:
+def is_finite_number(value: Any) -> bool:
     """JSON numbers that a float can hold (JSON itself allows whole numbers of any size, Python reads NaN as well)."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False

@@ -39,6 +39,17 @@ class OrderedSampler(Protocol):
     def __iter__(self) -> Iterator[Any]: ...
 
 
+@runtime_checkable
+class OrderedStream(Protocol):
+    """An iterable data set of whole batches that can begin anywhere, see ``StreamedBatches``."""
+
+    start: int
+
+    def shard(self, rank: int, num_ranks: int) -> None: ...
+
+    def __iter__(self) -> Iterator[Any]: ...
+
+
 class EpochOrder(Sampler[Any]):
     """The endless, shardable order that repeats a sampler's epochs, each with its own seed.
 
@@ -193,6 +204,19 @@ def _rebuilt(loader: DataLoader, dataset: Any, sampler: Sampler[Any]) -> DataLoa
     )
 
 
+def _with_lasting_workers(loader: DataLoader) -> DataLoader:
+    """A loader of an iterable data set like ``loader``, whose workers outlive the signals that stop a run."""
+    return DataLoader(
+        loader.dataset,
+        batch_size=None,
+        collate_fn=loader.collate_fn,
+        num_workers=loader.num_workers,
+        pin_memory=loader.pin_memory,
+        prefetch_factor=loader.prefetch_factor,
+        worker_init_fn=partial(_init_worker, loader.worker_init_fn),
+    )
+
+
 def end_workers(loader: Any) -> None:
     """End a loader's persistent workers; of no effect on others."""
     if getattr(loader, "_iterator", None) is not None:
@@ -228,6 +252,7 @@ class TrainBatches:
     def __init__(self, loader: Any, seed: int, rank: int = 0, num_ranks: int = 1) -> None:
         self.seed, self.rank, self.num_ranks = seed, rank, num_ranks
         self.sampler: OrderedSampler | None = None
+        self.stream_of: OrderedStream | None = None
         if _has_sampler(loader):
             own, is_batched = _sampler_of(loader)
             if isinstance(own, OrderedSampler):
@@ -240,6 +265,9 @@ class TrainBatches:
                 raise UserError(
                     "the training loader has no batch: its data set is empty, or smaller than one batch with drop_last"
                 )
+        elif isinstance(dataset := getattr(loader, "dataset", None), OrderedStream):
+            dataset.shard(rank, num_ranks)
+            self.stream_of, self.loader = dataset, _with_lasting_workers(loader)
         else:
             self.loader = loader
 
@@ -266,6 +294,9 @@ class TrainBatches:
 
     def stream(self, start: int) -> Iterator[Any]:
         """This rank's micro-batches without end, from number ``start`` (counted over all ranks) on."""
+        if self.stream_of is not None:
+            self.stream_of.start = start
+            return _plainly(self.loader)
         if self.sampler is None:
             return islice(self._repeated(), start + self.rank, None, self.num_ranks)
         self.sampler.start = start

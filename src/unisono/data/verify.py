@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,14 +13,15 @@ from tqdm import tqdm
 
 from unisono.audio import verify_audio_file
 from unisono.data.datasets import AudioGenerationDataset
+from unisono.data.media import Location
 from unisono.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-_CACHE_VERSION = 1
+_CACHE_VERSION = 2
 _MAX_FAULTS_SHOWN = 20
 
-# Size in bytes and time of the last change in nanoseconds: a file with the same of both is not read again.
+# See Location.stamp: a file, or an archive, with the same is not read again.
 _Stamp = list[int]
 
 
@@ -30,8 +31,8 @@ def verify_audio(
     """Decode every audio file of the data sets; all that cannot be used are listed in one error.
 
     Args:
-        datasets: their targets and inputs are read, each file once.
-        cache: JSON file that remembers the good files by path, size and time of change, so that the next start reads
+        datasets: their targets and inputs are read, each file once; not of those that do not check files.
+        cache: JSON file that remembers the good files by path, size and times of change, so that the next start reads
             only what is new; None reads everything.
         workers: threads (decoding releases Python's lock); default: one per core, at most 16.
 
@@ -39,15 +40,19 @@ def verify_audio(
         UserError: with file, line, field and reason of up to 20 faults.
     """
     places: dict[str, str] = {}
+    locations: dict[str, Location] = {}
     for dataset in datasets:
-        for line, field, path in dataset.audio_files():
-            places.setdefault(str(path.resolve()), f"{line.where}: field {field!r}")
+        if not dataset.check_files:
+            continue
+        for line, field, location in dataset.audio_files():
+            locations.setdefault(str(location), location)
+            places.setdefault(str(location), f"{line.where}: field {field!r}")
     known = _read_cache(Path(cache)) if cache is not None else {}
-    stamps = {path: _stamp(path) for path in places}
-    unread = [path for path, stamp in stamps.items() if stamp is None or known.get(path) != stamp]
+    stamps = {name: _stamp(location) for name, location in locations.items()}
+    unread = {name: locations[name] for name, stamp in stamps.items() if stamp is None or known.get(name) != stamp}
     faults = _faults(unread, workers or min(16, os.cpu_count() or 1))
     if cache is not None and unread:
-        good = {path: stamp for path, stamp in stamps.items() if stamp is not None and path not in faults}
+        good = {name: stamp for name, stamp in stamps.items() if stamp is not None and name not in faults}
         _write_cache(Path(cache), known | good)
     if faults:
         shown = "\n  ".join(f"{places[path]}: {reason}" for path, reason in list(faults.items())[:_MAX_FAULTS_SHOWN])
@@ -56,32 +61,37 @@ def verify_audio(
         raise UserError(f"{len(faults)} of {len(places)} audio files cannot be used:\n  {shown}{more}")
 
 
-def _faults(paths: list[str], workers: int) -> dict[str, str]:
-    """Reason per path that cannot be used, in the order given."""
-    if not paths:
+def _faults(locations: Mapping[str, Location], workers: int) -> dict[str, str]:
+    """Reason per recording that cannot be used, in the order given."""
+    if not locations:
         return {}
     with (
         ThreadPoolExecutor(workers) as pool,
-        tqdm(pool.map(_fault, paths), total=len(paths), unit="file", desc="verify audio", dynamic_ncols=True) as bar,
+        tqdm(
+            pool.map(_fault, locations.values()),
+            total=len(locations),
+            unit="file",
+            desc="verify audio",
+            dynamic_ncols=True,
+        ) as bar,
     ):
-        return {path: reason for path, reason in zip(paths, bar, strict=True) if reason is not None}
+        return {name: reason for name, reason in zip(locations, bar, strict=True) if reason is not None}
 
 
-def _fault(path: str) -> str | None:
+def _fault(location: Location) -> str | None:
     try:
-        verify_audio_file(path)
+        verify_audio_file(location)
     except UserError as error:
         return str(error)
     return None
 
 
-def _stamp(path: str) -> _Stamp | None:
+def _stamp(location: Location) -> _Stamp | None:
     """None if the file has gone since its manifest was read; reading it will say so."""
     try:
-        status = os.stat(path)
+        return location.stamp()
     except OSError:
         return None
-    return [status.st_size, status.st_mtime_ns]
 
 
 def _read_cache(cache: Path) -> dict[str, _Stamp]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from unisono.audio import audio_info, read_audio, write_audio
+from unisono.data.media import Location
 from unisono.errors import UserError
 from unisono.evaluation.mel import MelFrontEnd
 from unisono.evaluation.metric import (
@@ -83,16 +84,18 @@ class ItemResult:
     statistics: dict[str, np.ndarray] = field(default_factory=dict)
 
 
-def load(path: Path, sample_rate: int) -> Loaded:
+def load(source: Path | Location, sample_rate: int) -> Loaded:
     """Read a file at ``sample_rate``; whatever is wrong with it becomes the reason."""
+    location = Location.of(source)
+    path = location.path
     if not path.is_file():
         return Loaded(None, f"{path.name} {'is not a file' if path.exists() else 'does not exist'}")
     try:
-        native_rate, _ = audio_info(path)
-        waveform = read_audio(path, sample_rate)
+        native_rate = audio_info(location).sample_rate
+        waveform = read_audio(location, sample_rate)
     except UserError as error:
         # Results are passed on: they name the file, not the machine's folders.
-        return Loaded(None, str(error).removeprefix(f"{path}: ").replace(str(path), path.name))
+        return Loaded(None, str(error).removeprefix(f"{location}: ").replace(str(path), path.name))
     notes = [f"resampled from {native_rate} Hz"] if native_rate != sample_rate else []
     return checked(waveform, notes)
 

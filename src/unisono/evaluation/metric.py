@@ -14,6 +14,8 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from unisono.data.media import Location
+
 MODEL, CODED, INPUT = "model", "reference_coded", "input"
 """Rows of every table: what the model made, the reference through the autoencoder and back, the input as it came."""
 
@@ -49,8 +51,8 @@ class EvaluationItem:
     instruction: str
     content_text: str
     generated: Path
-    reference: Path | None = None
-    input_audio: Path | None = None
+    reference: Path | Location | None = None
+    input_audio: Path | Location | None = None
     predicted_duration_s: float | None = None
     true_duration_s: float | None = None
     details: dict[str, Any] = field(default_factory=dict)

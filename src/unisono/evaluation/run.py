@@ -62,23 +62,23 @@ def run_evaluation(cfg: DictConfig) -> Path:
 def _item(dataset: Any, index: int, generated: dict[tuple[str, str], dict[str, Any]], inference_dir: Path) -> Any:
     from unisono.evaluation.runner import EvaluationItem
 
-    record = dataset.items[index]
-    audio_id = record.record["audio_id"]
+    line = dataset.line(index)
+    audio_id = line.record["audio_id"]
     made = generated.get((dataset.task, audio_id), {})
-    true_duration_s = float(dataset.durations_s[index]) if dataset.targets is not None else None
+    true_duration_s = float(dataset.durations_s[index]) if dataset.has_targets else None
     shown = ("seed", "num_steps", "guidance_scale", "solver", "weights", "seconds")
     return EvaluationItem(
         audio_id=audio_id,
         task=dataset.task,
         instruction=made.get("instruction", ""),
-        content_text=dataset.describe(record),
+        content_text=dataset.describe(line),
         # An item without a line in the manifest was not generated (or by another model): missing, never left out.
         generated=inference_dir / made.get("audio", f"{dataset.task}/{audio_id} (not generated)"),
-        reference=dataset.targets[index] if dataset.targets is not None else None,
-        input_audio=record.file("noisy_audio") if "noisy_audio" in record.record else None,
+        reference=dataset.target(index),
+        input_audio=inputs[0][1] if (inputs := dataset.input_files(line)) else None,
         predicted_duration_s=made.get("duration_s"),
         true_duration_s=true_duration_s,
-        details={**record.record, **{key: made[key] for key in shown if key in made}},
+        details={**line.record, **{key: made[key] for key in shown if key in made}},
     )
 
 

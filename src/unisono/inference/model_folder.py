@@ -13,8 +13,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from unisono.errors import UserError
+from unisono.files import replaced_folder
 from unisono.models.unified import UnifiedAudioModel
-from unisono.training.checkpoint import read_weights, replaced_folder
+from unisono.training.checkpoint import read_weights
 from unisono.training.weights import load_strictly, trainable_state
 
 FORMAT_VERSION = 1

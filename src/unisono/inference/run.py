@@ -82,7 +82,7 @@ def run_inference(cfg: DictConfig) -> Path:
                         "task": sample.task,
                         "audio": relative,
                         "instruction": sample.instruction,
-                        "content": dataset.describe(dataset.items[index]),
+                        "content": dataset.describe(dataset.line(index)),
                         "duration_s": audio.duration_s,
                         "seconds": round(seconds, 4),
                         "content_hash": content_hash(dataset, index),
@@ -103,12 +103,12 @@ def _model_dir(cfg: DictConfig) -> Path:
 
 
 def content_hash(dataset: AudioGenerationDataset, index: int) -> str:
-    """Hash of what the model is given: instruction, content line, input recordings."""
-    record = dataset.items[index]
-    digest = hashlib.sha256(dataset.instruction(record, epoch=0).encode())
-    digest.update(json.dumps(record.record, sort_keys=True).encode())
-    for _, path in dataset.input_files(record):
-        digest.update(path.read_bytes())
+    """Hash of what the model is given: instruction, content line, input recordings and other files."""
+    line = dataset.line(index)
+    digest = hashlib.sha256(dataset.instruction(line, epoch=0).encode())
+    digest.update(json.dumps(line.record, sort_keys=True).encode())
+    for _, location in (*dataset.input_files(line), *dataset.other_files(line)):
+        digest.update(location.read_bytes())
     return digest.hexdigest()[:16]
 
 
@@ -140,11 +140,12 @@ def _all_items(datasets: Sequence[AudioGenerationDataset]) -> dict[Key, Item]:
     """Every item by task and id; one output name for two items is an error."""
     items: dict[Key, Item] = {}
     for dataset in datasets:
-        for index, record in enumerate(dataset.items):
-            key = (dataset.task, record.record["audio_id"])
+        for index in range(len(dataset)):
+            line = dataset.line(index)
+            key = (dataset.task, line.record["audio_id"])
             if key in items:
-                other = items[key][0].items[items[key][1]].where
-                raise record.fail(f"audio_id {key[1]!r} of {key[0]} is also at {other}; ids name output files")
+                other = items[key][0].line(items[key][1]).where
+                raise line.fail(f"audio_id {key[1]!r} of {key[0]} is also at {other}; ids name output files")
             items[key] = (dataset, index)
     return items
 

@@ -152,10 +152,15 @@ class UnifiedAudioModel(nn.Module):
             encoded.append(EncodedContent(content.index, adapted, encoder.alignment, content.durations_s))
         return encoded
 
-    def _encoder_inputs(self, content: ContentBatch) -> dict[str, Tensor]:
-        if "waveform" not in content.inputs:
+    def _encoder_inputs(self, content: ContentBatch) -> dict[str, Any]:
+        if "rate_hz" in content.inputs:  # frames of a rate of their own
+            return {**content.inputs, "latent_rate_hz": self.autoencoder.latent_rate_hz}
+        if "waveform" in content.inputs:
+            latent, lengths = self.autoencoder.encode(content.inputs["waveform"], content.inputs["lengths"])
+        elif "latent_lengths" in content.inputs:  # from the feature cache
+            latent, lengths = content.inputs["latent"], content.inputs["latent_lengths"]
+        else:
             return content.inputs
-        latent, lengths = self.autoencoder.encode(content.inputs["waveform"], content.inputs["lengths"])
         return {"latent": latent, "mask": length_mask(lengths, latent.shape[1])}
 
     def _unit_frames(self, content: EncodedContent, predict: bool) -> Tensor:
@@ -221,14 +226,14 @@ class UnifiedAudioModel(nn.Module):
     def forward(
         self, batch: Batch, *, sigma: Tensor | None = None, noise: Tensor | None = None, drop: Tensor | None = None
     ) -> TrainingOutput:
-        """Predict the objective's target at a noised latent of ``batch.waveform``.
+        """Predict the objective's target at a noised latent of the batch's targets.
 
         Args:
             sigma, noise: fixed noise levels ``(B,)`` and noise ``(B, T, C)`` (validation); drawn when None.
             drop: items to make unconditional; drawn with ``cfg_drop_ratio`` in training mode when None.
         """
-        assert batch.waveform is not None and batch.waveform_lengths is not None, "training needs target waveforms"
-        x0, lengths = self.autoencoder.encode(batch.waveform, batch.waveform_lengths)
+        assert batch.waveform_lengths is not None, "training needs targets"
+        x0, lengths = self._target_latent(batch)
         size, num_frames = x0.shape[:2]
         mask = length_mask(lengths, num_frames)
         if drop is None and self.training and self.cfg_drop_ratio:
@@ -244,6 +249,14 @@ class UnifiedAudioModel(nn.Module):
         seconds = batch.waveform_lengths.float() / self.autoencoder.sample_rate
         target = self.objective.target(x0, noise, sigma)
         return TrainingOutput(prediction, target, mask, sigma, *self._durations(encoded, seconds))
+
+    def _target_latent(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """``x0 (B, T, C)`` and frames ``(B,)``, encoded or from the feature cache."""
+        if batch.latent is not None:
+            assert batch.latent_lengths is not None
+            return batch.latent, batch.latent_lengths
+        assert batch.waveform is not None and batch.waveform_lengths is not None, "training needs targets"
+        return self.autoencoder.encode(batch.waveform, batch.waveform_lengths)
 
     def _durations(
         self, encoded: Sequence[EncodedContent], seconds: Tensor

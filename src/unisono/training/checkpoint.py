@@ -11,8 +11,7 @@ import shutil
 import zipfile
 import zlib
 from collections import OrderedDict, defaultdict
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,47 +21,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from unisono.errors import UserError
+from unisono.files import sync_folder, sync_path
 
 logger = logging.getLogger(__name__)
 _STATE = "trainer.pt"
 _CONTENTS = "contents.json"  # written last: sizes and checksums of the others, and what the run branched off from
-
-
-def sync_path(path: Path) -> None:
-    """Flush a file, or a folder's own entries (renames, links), to disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def sync_folder(folder: Path) -> None:
-    """Flush a folder's files and the folder itself to disk."""
-    for path in [*folder.iterdir(), folder]:
-        sync_path(path)
-
-
-@contextmanager
-def replaced_folder(folder: Path) -> Iterator[Path]:
-    """A folder to fill, which takes the place of ``folder`` when the context ends well, and vanishes if not."""
-    temporary, retired = (folder.with_name(f".{kind}_{folder.name}") for kind in ("tmp", "old"))
-    if retired.exists() and not folder.exists():  # a replacement that was killed half-way
-        os.replace(retired, folder)
-    for left in (temporary, retired):
-        shutil.rmtree(left, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        yield temporary
-        sync_folder(temporary)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    if folder.exists():
-        os.replace(folder, retired)
-    os.replace(temporary, folder)
-    sync_path(folder.parent)
-    shutil.rmtree(retired, ignore_errors=True)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ Shape letters: B items of a batch, N items of one modality, S samples, L content
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -36,6 +37,7 @@ from unisono.types import Batch, ContentBatch
 
 # Typical content, where a clip's length does not decide it.
 CAPTION_BYTES, INSTRUCTION_BYTES, PHONEMES_PER_S = 60, 40, 12
+FRAMES_PER_S, PICTURES_PER_S, PICTURE_SIZE = 50.0, 25.0, 64
 
 _aten = torch.ops.aten
 
@@ -125,7 +127,39 @@ def _recording(num_items: int, duration_s: float, sample_rate: int) -> dict[str,
     return {"waveform": torch.zeros(num_items, samples), "lengths": torch.full((num_items,), samples)}
 
 
-_CONTENT_MAKERS = {"text": _caption, "phoneme": _phonemes, "audio": _recording}
+def _score(num_items: int, duration_s: float, sample_rate: int) -> dict[str, Tensor]:
+    inputs = _phonemes(num_items, duration_s, sample_rate)
+    per_unit = torch.ones(inputs["tokens"].shape)
+    return {**inputs, "notes": 60 * per_unit, "note_durations_s": per_unit, "slurs": per_unit.bool()}
+
+
+def _pitch(num_items: int, duration_s: float, sample_rate: int) -> dict[str, Tensor]:
+    frames = max(1, math.ceil(FRAMES_PER_S * duration_s))
+    return {
+        "tokens": torch.ones(num_items, frames, dtype=torch.long),
+        "f0_hz": torch.full((num_items, frames), 220.0),
+        "voicing": torch.ones(num_items, frames, dtype=torch.bool),
+        "speaker": torch.zeros(num_items, dtype=torch.long),
+    }
+
+
+def _video(num_items: int, duration_s: float, sample_rate: int) -> dict[str, Tensor]:
+    frames = max(1, math.ceil(PICTURES_PER_S * duration_s))
+    return {
+        "frames": torch.zeros(num_items, frames, PICTURE_SIZE, PICTURE_SIZE, 3, dtype=torch.uint8),
+        "lengths": torch.full((num_items,), frames),
+        "rate_hz": torch.full((num_items,), PICTURES_PER_S),
+    }
+
+
+_CONTENT_MAKERS = {
+    "text": _caption,
+    "phoneme": _phonemes,
+    "audio": _recording,
+    "score": _score,
+    "pitch": _pitch,
+    "video": _video,
+}
 
 
 def unknown_modalities(model: nn.Module) -> tuple[str, ...]:
@@ -144,7 +178,7 @@ def synthetic_batch(model: nn.Module, batch_size: int, duration_s: float) -> Bat
     for turn, modality in enumerate(modalities[:batch_size]):
         index = torch.arange(turn, batch_size, len(modalities))
         inputs = _CONTENT_MAKERS[modality](len(index), duration_s, rate)
-        units = inputs["tokens"].shape if modality == "phoneme" else None
+        units = inputs["tokens"].shape if modality in ("phoneme", "score") else None
         durations_s = torch.full(units, duration_s / units[1]) if units is not None else None
         contents[modality] = ContentBatch(index, inputs, durations_s)
     return Batch(

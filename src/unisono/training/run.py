@@ -135,6 +135,7 @@ def check_data(loader: Any, cache: Path) -> None:
     """Raise before training for unknown phonemes or speakers and for audio that cannot be read or is not finite."""
     from unisono.data.collate import Collator, check_vocabulary
     from unisono.data.datasets import ConcatDataset
+    from unisono.data.sampler import TrainBatchSampler
     from unisono.data.verify import verify_audio
 
     if isinstance(getattr(loader, "dataset", None), ConcatDataset):  # other data sets are the user's own to check
@@ -145,6 +146,9 @@ def check_data(loader: Any, cache: Path) -> None:
             left_out = f"; {dataset.num_left_out} longer ones left out" if dataset.num_left_out else ""
             minutes = dataset.durations_s.sum() / 60
             logger.info("%s: %d items, %.1f min%s", dataset.name, len(dataset), minutes, left_out)
+        if isinstance(loader.batch_sampler, TrainBatchSampler):
+            for line in loader.batch_sampler.summary():
+                logger.info("training takes %s", line)
 
 
 def count_trainable(model) -> int:

@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from unisono.errors import UserError
-from unisono.training.checkpoint import came_from, damage, read_state, read_weights, replaced_folder
+from unisono.files import replaced_folder
+from unisono.training.checkpoint import came_from, damage, read_state, read_weights
 from unisono.training.deepspeed import whole_optimizer
 from unisono.training.schedules import check_same_length
 from unisono.training.weights import (

@@ -151,7 +151,7 @@ def choose_items(dataset: ConcatDataset, num_items: int) -> list[int]:
         part, position = dataset.locate(item)
         of_task = chosen.setdefault(part.task, {})
         if len(of_task) < num_items:
-            of_task.setdefault(part.items[position].record["audio_id"], item)
+            of_task.setdefault(part.audio_id(position), item)
     return [item for of_task in chosen.values() for item in of_task.values()]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 SPLITS = ("train", "val", "test")
 HELD_OUT_SHARE = 0.05  # of val and of test
@@ -67,6 +67,29 @@ def fill_splits(groups: Mapping[str, str], max_held_out: int) -> dict[str, str]:
             split_of_group[group] = split
             filled += sizes[group]
     return {clip: split_of_group[group] for clip, group in groups.items()}
+
+
+def hash_splits(groups: Iterable[str], wanted: Sequence[str] = ("test", "val")) -> dict[str, str]:
+    """The split of every group: that of ``split_of``, which does not depend on what other groups there are.
+
+    Args:
+        groups: their names.
+        wanted: the held-out sets to make. Where the hash leaves one of them, or the training set, empty, and there are
+            more groups than sets, the group nearest by hash fills it.
+    """
+    splits = {group: drawn if (drawn := split_of(group)) in wanted else "train" for group in groups}
+    if len(splits) > len(wanted):
+        for split in (*wanted, "train"):
+            if split not in splits.values():
+                common = Counter(splits.values()).most_common(1)[0][0]
+                nearest = max if split == "train" else min
+                splits[nearest((group for group in splits if splits[group] == common), key=_place)] = split
+    return splits
+
+
+def hash_order(keys: Iterable[str], seed: int) -> list[str]:
+    """Keys in an order that the seed shuffles; taking away some keys leaves the order of the others."""
+    return sorted(keys, key=lambda key: (_place(f"{seed}:{key}"), key))
 
 
 def _place(key: str) -> float:

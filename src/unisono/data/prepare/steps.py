@@ -9,10 +9,13 @@ import signal
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from tqdm import tqdm
+
+from unisono.errors import UserError
 
 
 class Job(Protocol):
@@ -40,7 +43,25 @@ def run_step(
     workers: int,
     progress: bool,
 ) -> list[Record]:
-    """Run ``function`` on every job that has no record yet.
+    """Run ``function`` on every job that has no record yet, and return all records in the order of ``jobs``.
+
+    The arguments are those of :func:`finish_jobs`.
+    """
+    paths = finish_jobs(function, jobs, records, description=description, workers=workers, progress=progress)
+    return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+
+
+def finish_jobs(
+    function: Callable[[JobT], Record],
+    jobs: Sequence[JobT],
+    records: Path,
+    *,
+    description: str,
+    workers: int,
+    progress: bool,
+    size: Callable[[JobT], int] = lambda job: 1,
+) -> list[Path]:
+    """Run ``function`` on every job that has no record yet; the records stay on disk, for steps of many jobs.
 
     Args:
         function: a module-level function; returns what JSON can hold, after its files are written.
@@ -49,22 +70,24 @@ def run_step(
         description: of the progress bar.
         workers: processes; 1 works in this one.
         progress: show a bar.
+        size: how far a job moves the bar.
 
     Returns:
-        The records in the order of ``jobs``.
+        The records' files in the order of ``jobs``.
     """
     paths = [records / f"{job.job_id}.json" for job in jobs]
     assert len(set(paths)) == len(paths), f"job ids of {description} are not unique"
     records.mkdir(parents=True, exist_ok=True)
     waiting = [(job, path) for job, path in zip(jobs, paths, strict=True) if not path.is_file()]
-    with tqdm(total=len(jobs), initial=len(jobs) - len(waiting), desc=description, disable=not progress) as bar:
+    total, left = sum(map(size, jobs)), sum(size(job) for job, _ in waiting)
+    with tqdm(total=total, initial=total - left, desc=description, disable=not progress) as bar:
         if workers <= 1 or len(waiting) <= 1:
             for job, path in waiting:
                 write_json(path, function(job))
-                bar.update()
+                bar.update(size(job))
         else:
-            _run_parallel(function, waiting, min(workers, len(waiting)), bar)
-    return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+            _run_parallel(function, waiting, min(workers, len(waiting)), bar, size)
+    return paths
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -75,19 +98,34 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def _run_parallel(
-    function: Callable[[JobT], Record], waiting: list[tuple[JobT, Path]], workers: int, bar: tqdm
+    function: Callable[[JobT], Record],
+    waiting: list[tuple[JobT, Path]],
+    workers: int,
+    bar: tqdm,
+    size: Callable[[JobT], int],
 ) -> None:
-    # "spawn": a forked child would inherit the threads and locks of whatever the parent has loaded.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_set_up_worker) as pool:
-        futures = {pool.submit(function, job): path for job, path in waiting}
+    with worker_pool(workers) as pool:
+        futures = {pool.submit(function, job): (path, size(job)) for job, path in waiting}
         try:
             for future in as_completed(futures):
-                write_json(futures[future], future.result())
-                bar.update()
+                path, done = futures.pop(future)  # a result is not kept longer than it takes to write it
+                write_json(path, future.result())
+                bar.update(done)
+        except BrokenProcessPool as error:
+            raise UserError(
+                f"{bar.desc}: a worker process was killed ({error}), perhaps for want of memory; "
+                "what is done is kept: give the same command again, with fewer --workers"
+            ) from error
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
+
+
+def worker_pool(workers: int) -> ProcessPoolExecutor:
+    """Processes that end with this one, however it ends."""
+    # "spawn": a forked child would inherit the threads and locks of whatever the parent has loaded.
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(workers, mp_context=context, initializer=_set_up_worker)
 
 
 def _set_up_worker() -> None:

@@ -15,13 +15,14 @@ from tqdm import tqdm
 from unisono.audio import read_audio
 from unisono.config import compose
 from unisono.data.manifest import load_manifest
+from unisono.data.media import Location
 from unisono.errors import UserError
 from unisono.models.autoencoder.base import Autoencoder
 
 _MIN_RELATIVE_STD = 0.1
 
 
-def channel_statistics(autoencoder: Autoencoder, paths: Sequence[Path]) -> tuple[list[float], list[float]]:
+def channel_statistics(autoencoder: Autoencoder, paths: Sequence[Location]) -> tuple[list[float], list[float]]:
     """Mean and standard deviation per channel over all frames of the files, each file weighing its length."""
     total = torch.zeros(autoencoder.latent_dim, dtype=torch.float64)
     squares, frames = torch.zeros_like(total), 0
@@ -47,7 +48,7 @@ def write_statistics(manifests: Sequence[Path], output: Path, overrides: Sequenc
     from hydra.errors import HydraException
     from hydra.utils import instantiate
 
-    paths = [record.file("audio") for manifest in manifests for record in load_manifest(manifest).values()]
+    paths = [line.file("audio") for manifest in manifests for line in load_manifest(manifest).values()]
     try:
         cfg = compose("default", ["++model.autoencoder.mean=0.0", "++model.autoencoder.std=1.0", *overrides])
         autoencoder = instantiate(cfg.model.autoencoder)

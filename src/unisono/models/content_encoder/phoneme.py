@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from unisono.models.content_encoder.speaker import SpeakerEmbedding
 from unisono.models.layers import TransformerEncoder
 from unisono.types import Alignment, Condition
 
@@ -16,24 +17,30 @@ class PhonemeEncoder(nn.Module):
     Args:
         dim: width D.
         phonemes: the vocabulary; token 0 is padding, token ``i + 1`` is ``phonemes[i]``.
-        speakers: names; index 0 is "no speaker given", index ``i + 1`` is ``speakers[i]``.
+        speakers, speaker_embedding_dim: see ``SpeakerEmbedding``.
         num_layers, num_heads: of the transformer.
     """
 
     alignment = Alignment.UNITS
 
     def __init__(
-        self, dim: int, phonemes: Sequence[str], speakers: Sequence[str] = (), num_layers: int = 3, num_heads: int = 4
+        self,
+        dim: int,
+        phonemes: Sequence[str],
+        speakers: Sequence[str] = (),
+        num_layers: int = 3,
+        num_heads: int = 4,
+        speaker_embedding_dim: int | None = None,
     ) -> None:
         super().__init__()
         self.dim = dim
         self.phonemes, self.speakers = tuple(phonemes), tuple(speakers)
         self.embedding = nn.Embedding(len(self.phonemes) + 1, dim, padding_idx=0)
-        self.speaker_embedding = nn.Embedding(len(self.speakers) + 1, dim)
+        self.speaker = SpeakerEmbedding(dim, self.speakers, speaker_embedding_dim)
         self.transformer = TransformerEncoder(dim, num_layers, num_heads)
 
-    def forward(self, tokens: Tensor, speaker: Tensor) -> Condition:
-        """``tokens`` int64 ``(B, L)``, zero at padding; ``speaker`` int64 ``(B,)``."""
+    def forward(self, tokens: Tensor, speaker: Tensor, speaker_embedding: Tensor | None = None) -> Condition:
+        """``tokens`` int64 ``(B, L)``, zero at padding; ``speaker`` int64 ``(B,)``; ``speaker_embedding (B, E)``."""
         mask = tokens > 0
-        x = self.embedding(tokens) + self.speaker_embedding(speaker)[:, None]
+        x = self.embedding(tokens) + self.speaker(speaker, speaker_embedding)[:, None]
         return Condition(self.transformer(x, mask), mask)

@@ -1,0 +1,27 @@
+"""What reading sound and reading pictures from a container have in common."""
+
+from __future__ import annotations
+
+from typing import Any, BinaryIO
+
+from unisono.errors import UserError
+
+
+def zero_s(container: Any) -> float:
+    """Time zero of an open PyAV container: the earliest start of any of its streams, for sound and pictures alike."""
+    begins = [s.start_time * s.time_base for s in container.streams if s.start_time is not None and s.time_base]
+    # Some versions of FFmpeg let a sound track begin before 0 by the warm-up of its coder, which is not played.
+    pictures = [(s.start_time or 0) * (s.time_base or 0) for s in container.streams.video]
+    return float(max(min(begins, default=0), min([*pictures, 0])))
+
+
+def refuse_text(file: BinaryIO, where: str, kind: str) -> None:
+    """Playlists, scripts and session descriptions are text; FFmpeg would open the files and addresses they name."""
+    head = file.read(512)
+    file.seek(0)
+    try:
+        text = head.decode("utf-8")
+    except UnicodeDecodeError:
+        return
+    if head and all(character.isprintable() or character in "\t\r\n" for character in text):
+        raise UserError(f"{where}: not readable as {kind} (it is a text, such as a playlist); give a recording")

@@ -1,0 +1,107 @@
+"""Content made of units in time: phonemes with durations, and what the fields of a voice have in common."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unisono.data.datasets.base import DURATION_TOLERANCE_S, AudioGenerationDataset, Target, Window
+from unisono.data.manifest import Fields
+from unisono.data.media import Location, read_array
+from unisono.types import Speaker
+
+
+@dataclass(frozen=True)
+class UnitWindow(Window):
+    """A part that begins and ends between units: those from ``first`` up to, not including, ``end``."""
+
+    first: int
+    end: int
+
+
+class UnitDataset(AudioGenerationDataset):
+    """Shared by speech and singing: ``phonemes``, ``durations_s``, ``speaker`` or ``speaker_embedding``, ``text``."""
+
+    def check(self, line: Fields, duration_s: float | None) -> None:
+        self.check_units(line, duration_s, line.symbols("phonemes"))
+        self.check_voice(line)
+
+    def check_units(self, line: Fields, duration_s: float | None, phonemes: list[str]) -> None:
+        durations = line.durations("durations_s") if duration_s is not None else line.durations("durations_s", None)
+        if durations is None:
+            return
+        if len(durations) != len(phonemes):
+            raise line.fail(
+                f"field 'durations_s' has {len(durations)} values for {len(phonemes)} phonemes; "
+                "there must be one per phoneme"
+            )
+        if duration_s is not None and abs(sum(durations) - duration_s) > DURATION_TOLERANCE_S:
+            raise line.fail(
+                f"field 'durations_s' sums to {sum(durations):.3f} s, but the recording lasts {duration_s:.3f} s; "
+                f"they must agree within {DURATION_TOLERANCE_S} s (silence is a unit too)"
+            )
+
+    def check_voice(self, line: Fields) -> None:
+        line.any_text("text")
+        if line.text("speaker", None) is not None and line.record.get("speaker_embedding") is not None:
+            raise line.fail("has both 'speaker' and 'speaker_embedding'; keep one of them")
+        if line.record.get("speaker_embedding") is not None:
+            self.checked_file(line, "speaker_embedding")
+
+    def other_files(self, line: Fields) -> tuple[tuple[str, Location], ...]:
+        if line.record.get("speaker_embedding") is None:
+            return ()
+        return (("speaker_embedding", line.location("speaker_embedding")),)
+
+    def draw_window(self, line: Fields, whole_s: float, crop_s: float, rng: np.random.Generator) -> UnitWindow:
+        """Whole units, as many as fit, from a unit drawn among those that leave no later one unseen."""
+        edges_s = np.concatenate([[0.0], np.cumsum(np.asarray(line.record["durations_s"], dtype=np.float64))])
+        ends = np.searchsorted(edges_s, edges_s[:-1] + crop_s + 1e-9, side="right") - 1
+        last = int(np.argmax(ends == len(edges_s) - 1))
+        starts = np.flatnonzero(ends[: last + 1] > np.arange(last + 1))
+        if not len(starts):
+            raise line.fail(f"no unit is as short as crop_s ({crop_s} s); raise crop_s")
+        first = int(starts[rng.integers(len(starts))])
+        end = int(ends[first])
+        return UnitWindow(float(edges_s[first]), float(edges_s[end] - edges_s[first]), first, end)
+
+    def units_of(self, target: Target) -> slice:
+        """Which of an item's units it shows."""
+        window = target.window
+        return slice(window.first, window.end) if isinstance(window, UnitWindow) else slice(None)
+
+    def describe(self, line: Fields) -> str:
+        return line.record.get("text") or " ".join(line.record.get("phonemes") or ())
+
+
+def seconds_of(line: Fields, name: str, units: slice) -> Tensor | None:
+    """A list of seconds as float32, or None where the line has none."""
+    values = line.record.get(name)
+    return None if values is None else torch.tensor(values[units], dtype=torch.float32)
+
+
+def speaker_of(line: Fields) -> Speaker:
+    """The speaker's name, or the embedding ``(D,)`` from its file."""
+    if line.record.get("speaker_embedding") is None:
+        return line.record.get("speaker")
+    return torch.from_numpy(numbers_of(line, "speaker_embedding", 1))
+
+
+def numbers_of(line: Fields, field: str, dims: int) -> np.ndarray:
+    """A field's array as float32 with ``dims`` dimensions, not empty, finite."""
+    location = line.location(field)
+    try:
+        values = read_array(location)
+    except Exception as error:
+        raise line.fail(f"field {field!r}: {error}") from error
+    if values.ndim != dims or values.size == 0 or values.dtype.kind not in "iufb":
+        raise line.fail(
+            f"field {field!r}: {location} has shape {values.shape} and type {values.dtype}; it must have {dims} "
+            "dimensions, numbers, and not be empty"
+        )
+    if not np.isfinite(values).all():
+        raise line.fail(f"field {field!r}: {location} holds NaN or infinite values; make it again")
+    return values.astype(np.float32)

@@ -1,0 +1,116 @@
+"""Video to audio."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from unisono.data.datasets.base import AudioGenerationDataset, Target
+from unisono.data.datasets.captioned import drawn_caption
+from unisono.data.datasets.units import numbers_of
+from unisono.data.manifest import Fields
+from unisono.data.media import Location
+from unisono.errors import UserError
+from unisono.types import Content, TextContent, VideoContent
+
+DURATION_TOLERANCE_S = 0.5
+"""A video's last picture may be shown longer or shorter than its sound lasts."""
+
+
+class VideoToAudioDataset(AudioGenerationDataset):
+    """Videos, or features of their frames, with an optional caption; and their sound.
+
+    Args:
+        content, audio, **options: see ``AudioGenerationDataset``.
+        frame_rate_hz: pictures a second that are read from a video.
+        frame_size: their height and width in pixels.
+    """
+
+    task = "video_to_audio"
+
+    def __init__(self, content, audio=None, frame_rate_hz: float = 25.0, frame_size: int = 64, **options) -> None:
+        if not frame_rate_hz > 0 or frame_size < 8:
+            raise UserError(
+                f"{content}: frame_rate_hz ({frame_rate_hz}) must be above 0, frame_size ({frame_size}) 8 or more"
+            )
+        self.frame_rate_hz, self.frame_size = frame_rate_hz, frame_size
+        super().__init__(content, audio, **options)
+
+    def check(self, line: Fields, duration_s: float | None) -> None:
+        if line.record.get("caption") is not None:
+            line.texts("caption")
+        video, features = (line.record.get(name) is not None for name in ("video", "video_features"))
+        if video == features:
+            raise line.fail(
+                "has "
+                + ("both 'video' and" if video else "neither 'video' nor")
+                + " 'video_features'; give one of them"
+            )
+        if features:
+            line.positive("video_features_rate_hz", "a positive number of frames per second")
+            self.checked_file(line, "video_features")
+            return
+        location = self.checked_file(line, "video")
+        if not self.check_files:
+            return
+        from unisono.data.video import video_info
+
+        try:
+            with location.open() as file:
+                video_s = video_info(file).duration_s
+        except UserError as error:
+            raise line.fail(f"field 'video': {location}: {error}") from error
+        if duration_s is not None and abs(video_s - duration_s) > DURATION_TOLERANCE_S:
+            raise line.fail(
+                f"field 'video': {location} lasts {video_s:.3f} s, its sound {duration_s:.3f} s; they must agree "
+                f"within {DURATION_TOLERANCE_S} s and start together"
+            )
+
+    def load_content(self, line: Fields, target: Target, rng: np.random.Generator) -> tuple[Content, ...]:
+        caption: tuple[TextContent, ...] = ()
+        if line.record.get("caption") is not None:
+            caption = (TextContent(drawn_caption(line, target, rng)),)
+        return (
+            self._features(line, target) if "video_features" in line.record else self._frames(line, target),
+            *caption,
+        )
+
+    def _frames(self, line: Fields, target: Target) -> VideoContent:
+        from unisono.data.video import read_video_frames
+
+        location = line.location("video")
+        start_s, duration_s = 0.0, None
+        if target.window is not None:
+            start_s, duration_s = target.window.start_s, target.window.duration_s
+        try:
+            with location.open() as file:
+                frames = read_video_frames(file, self.frame_rate_hz, self.frame_size, start_s, duration_s)
+        except UserError as error:
+            raise line.fail(f"field 'video': {location}: {error}") from error
+        return VideoContent(self.frame_rate_hz, frames=torch.from_numpy(frames))
+
+    def _features(self, line: Fields, target: Target) -> VideoContent:
+        features, rate_hz = numbers_of(line, "video_features", 2), float(line.record["video_features_rate_hz"])
+        if target.num_samples is not None and target.window is None:
+            video_s, target_s = len(features) / rate_hz, target.num_samples / self.sample_rate
+            if abs(video_s - target_s) > DURATION_TOLERANCE_S:
+                raise line.fail(
+                    f"field 'video_features': {len(features)} frames at {rate_hz:g} Hz are {video_s:.3f} s, the sound "
+                    f"{target_s:.3f} s; correct video_features_rate_hz"
+                )
+        if target.window is not None:
+            begin, end = (
+                round(edge_s * rate_hz)
+                for edge_s in (target.window.start_s, target.window.start_s + target.window.duration_s)
+            )
+            features = features[begin : max(end, begin + 1)]
+        return VideoContent(rate_hz, features=torch.from_numpy(features))
+
+    def other_files(self, line: Fields) -> tuple[tuple[str, Location], ...]:
+        field = "video_features" if line.record.get("video_features") is not None else "video"
+        return ((field, line.location(field)),)
+
+    def describe(self, line: Fields) -> str:
+        if line.record.get("caption") is not None:
+            return line.texts("caption")[0]
+        return str(line.record.get("video") or line.record["video_features"])

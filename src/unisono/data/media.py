@@ -1,0 +1,296 @@
+"""Files and members of archives behind one kind of path.
+
+A manifest's path names a file (``clips/a.flac``) or, after ``::``, a member of an archive: ``shards/000.tar::a.flac``,
+``clips.h5::train/a``, ``features.safetensors::a``. Members are read where they lie; nothing is unpacked. Archives stay
+open within a process and are opened anew in a forked one.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from unisono.errors import UserError
+
+_SEPARATOR = "::"
+_TAR = (".tar",)
+_HDF5 = (".h5", ".hdf5", ".hdf")
+_SAFETENSORS = (".safetensors",)
+_COMPRESSED_TAR = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+_OPEN_ARCHIVES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """A file, or a member of an archive.
+
+    Attributes:
+        path: of the file or the archive.
+        member: name within the archive; None for a plain file.
+        data: the member's bytes, where they came with a stream.
+    """
+
+    path: Path
+    member: str | None = None
+    data: bytes | None = field(default=None, repr=False, compare=False)
+
+    @staticmethod
+    def of(source: str | os.PathLike | Location) -> Location:
+        """A path as it is written in a manifest, relative to the working directory."""
+        return source if isinstance(source, Location) else parse_location(os.fspath(source), None)
+
+    def __str__(self) -> str:
+        return str(self.path) if self.member is None else f"{self.path}{_SEPARATOR}{self.member}"
+
+    @property
+    def suffix(self) -> str:
+        return (self.path.suffix if self.member is None else os.path.splitext(self.member)[1]).lower()
+
+    @property
+    def stem(self) -> str:
+        return (self.path if self.member is None else Path(self.member)).stem
+
+    @property
+    def is_hdf5(self) -> bool:
+        return self.member is not None and self.data is None and self.path.suffix.lower() in _HDF5
+
+    @property
+    def is_tar(self) -> bool:
+        return self.member is not None and self.data is None and self.path.suffix.lower() in _TAR
+
+    def is_file(self) -> bool:
+        """Whether the file or the archive is there."""
+        return self.data is not None or self.path.is_file()
+
+    def exists(self) -> bool:
+        """Whether the file, and the member in it, is there.
+
+        Raises:
+            UserError: the archive is there and cannot be read.
+            OSError: a name that is too long, a folder that may not be entered.
+        """
+        if not self.is_file():
+            return False
+        if self.is_tar:
+            return self.member in _tar_members(self.path)
+        if self.is_hdf5:
+            return _hdf5_get(self) is not None
+        return True
+
+    def stamp(self) -> list[int]:
+        """Size in bytes and times of the last changes in nanoseconds, of the file or the whole archive.
+
+        The second time is the system's own record of a change, which ``touch`` and ``cp -p`` cannot set.
+        """
+        status = os.stat(self.path)
+        return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+
+    def read_bytes(self) -> bytes:
+        """The bytes of a file, of a tar member, or of an HDF5 data set (its values)."""
+        if self.data is not None:
+            return self.data
+        if self.member is None:
+            return self.path.read_bytes()
+        if self.is_tar:
+            return _read_tar_member(self)
+        if self.is_hdf5:
+            return hdf5_dataset(self)[()].tobytes()
+        return np.ascontiguousarray(read_array(self)).tobytes()
+
+    @contextmanager
+    def open(self) -> Iterator[BinaryIO]:
+        """A seekable binary file; a member is held in memory."""
+        if self.member is None:
+            with self.path.open("rb") as file:
+                yield file
+        else:
+            yield io.BytesIO(self.read_bytes())
+
+
+def parse_location(text: str, folder: Path | None) -> Location:
+    """A manifest's path, relative to ``folder``.
+
+    Raises:
+        UserError: ``::`` after what is no archive, or nothing after it.
+    """
+    archive, separator, member = text.partition(_SEPARATOR)
+    path = Path(os.path.normpath(archive if folder is None else folder / archive))
+    if not separator:
+        return Location(path)
+    known = (*_TAR, *_HDF5, *_SAFETENSORS)
+    if path.suffix.lower() not in known:
+        if path.name.lower().endswith(_COMPRESSED_TAR):
+            raise UserError(f"{text}: members of a compressed tar cannot be found in place; make a plain .tar")
+        raise UserError(f"{text}: '::' names a member of an archive ({', '.join(known)}); {path.name} is none")
+    if not member:
+        raise UserError(f"{text}: the name of the member is missing after '::'")
+    return Location(path, member)
+
+
+# -- tar --------------------------------------------------------------------------------------------------------------
+
+
+class StrictTarInfo(tarfile.TarInfo):
+    """Headers that must be whole: tarfile itself takes a damaged one, and a missing end mark, for the end."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> StrictTarInfo:
+        try:
+            return super().frombuf(buf, encoding, errors)
+        except tarfile.HeaderError as error:
+            if buf and not buf.strip(b"\0"):
+                raise  # the end mark
+            raise tarfile.TarError("no end mark" if not buf else "no header follows") from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Member:
+    offset: int
+    size: int
+
+
+def _tar_members(path: Path) -> dict[str, _Member]:
+    status = os.stat(path)
+    return _scan_tar(str(path), status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=_OPEN_ARCHIVES)
+def _scan_tar(path: str, size: int, mtime_ns: int) -> dict[str, _Member]:
+    """Where the members lie; a changed archive is scanned anew."""
+    members: dict[str, _Member] = {}
+    last = "its beginning"
+    try:
+        with tarfile.open(path, "r:", tarinfo=StrictTarInfo) as archive:
+            for info in archive:
+                last = f"member {info.name!r}"
+                if not info.isreg() or info.issparse():
+                    continue
+                name = os.path.normpath(info.name)
+                if name in members:
+                    raise UserError(f"{path}: member {name!r} is there twice; names must be unique")
+                if info.offset_data + info.size > size:
+                    raise UserError(
+                        f"{path}: cut off within member {name!r} ({info.size} bytes promised, "
+                        f"{max(0, size - info.offset_data)} there); copy the archive again"
+                    )
+                members[name] = _Member(info.offset_data, info.size)
+    except (tarfile.TarError, EOFError, ValueError) as error:
+        raise UserError(f"{path}: damaged tar archive after {last} ({error}); copy or make it again") from error
+    return members
+
+
+def _read_tar_member(location: Location) -> bytes:
+    assert location.member is not None
+    members = _tar_members(location.path)
+    member = members.get(os.path.normpath(location.member))
+    if member is None:
+        raise UserError(f"{location}: the archive has {len(members)} members, none of that name")
+    with location.path.open("rb") as file:
+        file.seek(member.offset)
+        data = file.read(member.size)
+    if len(data) != member.size:
+        raise UserError(f"{location}: cut off ({len(data)} of {member.size} bytes); copy the archive again")
+    return data
+
+
+# -- HDF5 -------------------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=_OPEN_ARCHIVES)
+def _open_hdf5(path: str, mtime_ns: int, process: int) -> Any:
+    try:
+        import h5py
+    except ImportError as error:
+        raise UserError(f"{path}: HDF5 files need h5py; run: pip install 'unisono[archives]'") from error
+    try:
+        return h5py.File(path, "r", locking=False)
+    except OSError as error:
+        raise UserError(f"{path}: not readable as HDF5 ({error}); copy or make it again") from error
+
+
+def _hdf5_get(location: Location) -> Any:
+    import h5py
+
+    # A handle does not survive a fork: the process is part of the key.
+    file = _open_hdf5(str(location.path), os.stat(location.path).st_mtime_ns, os.getpid())
+    try:
+        found = file.get(location.member)
+    except (KeyError, RuntimeError, OSError) as error:
+        raise UserError(f"{location}: damaged HDF5 file ({error}); copy or make it again") from error
+    return found if isinstance(found, h5py.Dataset) else None
+
+
+def hdf5_dataset(location: Location) -> Any:
+    """The ``h5py.Dataset`` that a location names; it holds numbers, no objects.
+
+    Raises:
+        UserError: no such data set, objects in it, damage.
+    """
+    if not location.path.is_file():
+        raise UserError(f"{location.path}: no such file; check the path")
+    found = _hdf5_get(location)
+    if found is None:
+        raise UserError(f"{location}: the file has no data set of that name")
+    if found.dtype.kind not in "iufb":
+        raise UserError(
+            f"{location}: holds {found.dtype}, not numbers; store encoded audio as uint8, samples as float32"
+        )
+    return found
+
+
+# -- arrays -----------------------------------------------------------------------------------------------------------
+
+
+def read_array(source: str | os.PathLike | Location) -> np.ndarray:
+    """An array of numbers from ``.npy``, ``.safetensors`` or HDF5, plain or as a member; never by pickle.
+
+    Raises:
+        UserError: missing, of another kind, damaged, holding objects.
+    """
+    location = Location.of(source)
+    if location.is_hdf5:
+        return np.asarray(hdf5_dataset(location)[()])
+    if not location.is_file():
+        raise UserError(f"{location}: no such file; check the path")
+    kind = location.path.suffix.lower() if location.path.suffix.lower() in _SAFETENSORS else location.suffix
+    try:
+        if kind in _SAFETENSORS:
+            return _read_safetensors(location)
+        if kind == ".npy":
+            with location.open() as file:
+                return np.load(file, allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        hint = "it holds Python objects" if "allow_pickle" in str(error) else str(error)
+        raise UserError(f"{location}: not readable as an array ({hint}); save numbers with numpy.save") from error
+    raise UserError(
+        f"{location}: arrays are .npy, .safetensors or HDF5 (file.h5::name), not {location.suffix or 'this'}"
+    )
+
+
+def _read_safetensors(location: Location) -> np.ndarray:
+    from safetensors import SafetensorError, safe_open
+    from safetensors.numpy import load
+
+    try:
+        if location.is_tar or location.data is not None:
+            tensors = list(load(location.read_bytes()).values())
+            if len(tensors) != 1:
+                raise UserError(f"{location}: holds {len(tensors)} tensors; a member of a tar must hold one")
+            return tensors[0]
+        with safe_open(location.path, framework="numpy") as file:
+            names = list(file.keys())
+            name = location.member or (names[0] if len(names) == 1 else None)
+            if name not in names:
+                raise UserError(f"{location}: name one of its tensors after '::' ({', '.join(names[:5])})")
+            return file.get_tensor(name)
+    except (SafetensorError, FileNotFoundError) as error:
+        raise UserError(f"{location}: not readable as safetensors ({error}); copy or make it again") from error

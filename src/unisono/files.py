@@ -1,0 +1,89 @@
+"""Files and folders that are there whole or not at all, and the project's cache folder."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # no POSIX system
+    fcntl = None  # type: ignore[assignment]
+
+logger = logging.getLogger(__name__)
+
+CACHE_VARIABLE = "UNISONO_CACHE"
+
+
+def cache_dir() -> Path:
+    """Where what can be made again is kept: ``$UNISONO_CACHE``, else ``unisono`` in the user's cache folder."""
+    chosen = os.environ.get(CACHE_VARIABLE)
+    return Path(chosen) if chosen else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "unisono"
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock file, waiting for whoever has it; the system frees it when the process dies."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        if fcntl is None:
+            break
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            logger.info("waiting for another process that works beside %s", path)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError:
+            break  # a file system without locks is trusted
+        # Whoever held it before removed the file; only the file that lies there now locks anything.
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(handle), os.stat(path)):
+                break
+        os.close(handle)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def sync_path(path: Path) -> None:
+    """Flush a file, or a folder's own entries (renames, links), to disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's files and the folder itself to disk."""
+    for path in [*folder.iterdir(), folder]:
+        sync_path(path)
+
+
+@contextmanager
+def replaced_folder(folder: Path) -> Iterator[Path]:
+    """A folder to fill, which takes the place of ``folder`` when the context ends well, and vanishes if not."""
+    temporary, retired = (folder.with_name(f".{kind}_{folder.name}") for kind in ("tmp", "old"))
+    if retired.exists() and not folder.exists():  # a replacement that was killed half-way
+        os.replace(retired, folder)
+    for left in (temporary, retired):
+        shutil.rmtree(left, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        sync_folder(temporary)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    if folder.exists():
+        os.replace(folder, retired)
+    os.replace(temporary, folder)
+    sync_path(folder.parent)
+    shutil.rmtree(retired, ignore_errors=True)
