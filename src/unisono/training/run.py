@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,8 @@ def run_training(cfg: DictConfig) -> Path:
 
     torch.manual_seed(cfg.seed)
     model = instantiate(cfg.model)
+    if cfg.get("feature_cache") is not None:
+        use_feature_cache(cfg.feature_cache, model, [train_dataloader, val_dataloader])
     trainer = instantiate(
         cfg.trainer,
         model=model,
@@ -149,6 +152,19 @@ def check_data(loader: Any, cache: Path) -> None:
         if isinstance(loader.batch_sampler, TrainBatchSampler):
             for line in loader.batch_sampler.summary():
                 logger.info("training takes %s", line)
+
+
+def use_feature_cache(folder: str, model: Any, loaders: Sequence[Any]) -> None:
+    """Let the loaders' data sets read latents from the cache that ``unisono cache`` filled."""
+    from unisono.data.datasets import ConcatDataset
+    from unisono.data.feature_cache.attach import attach
+
+    for loader in loaders:
+        dataset = getattr(loader, "dataset", None)
+        if isinstance(dataset, ConcatDataset):
+            attach(dataset.datasets, model.autoencoder, folder)
+        elif loader is not None:
+            raise UserError("feature_cache serves data sets of manifests, not this loader; set it to null")
 
 
 def count_trainable(model) -> int:

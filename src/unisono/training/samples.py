@@ -83,7 +83,8 @@ class SampleLogger:
             if process_state().is_main_process:
                 logger.info("no samples while training: they are made of validation items of a ConcatDataset")
             return
-        self.samples = [loader.dataset[item] for item in choose_items(loader.dataset, self.num_items)]
+        chosen = choose_items(loader.dataset, self.num_items)
+        self.samples = [loader.dataset.sample(item, heard=True) for item in chosen]
         assert loader.collate_fn is not None
         self.batch = loader.collate_fn([dataclasses.replace(sample, waveform=None) for sample in self.samples])
 

@@ -205,7 +205,7 @@ class AudioGenerationDataset(Dataset[Sample], ABC):
         """Length of the recording that a field names: the line's ``duration_s``, checked against the header."""
         stated_s = line.seconds("duration_s", None)
         if stated_s is not None and not self.check_files:
-            line.location(field)
+            line.named_path(field)
             return stated_s
         location = line.file(field)
         try:
@@ -220,9 +220,12 @@ class AudioGenerationDataset(Dataset[Sample], ABC):
             )
         return duration_s
 
-    def checked_file(self, line: Fields, field: str) -> Location:
-        """A field's file, looked for where files are checked."""
-        return line.file(field) if self.check_files else line.location(field)
+    def check_file(self, line: Fields, field: str) -> None:
+        """Raise if a field names no file; it is looked for where files are checked."""
+        if self.check_files:
+            line.file(field)
+        else:
+            line.named_path(field)
 
     @abstractmethod
     def check(self, line: Fields, duration_s: float | None) -> None:
@@ -271,18 +274,23 @@ class AudioGenerationDataset(Dataset[Sample], ABC):
     def __getitem__(self, index: int) -> Sample:
         return self.sample(index, epoch=0)
 
-    def sample(self, index: int, epoch: int) -> Sample:
-        """Item ``index``; everything random in it is a function of ``(seed, epoch, audio_id)``."""
-        recording = self.target_line(index) if self.has_targets else None
-        return self.sample_of(self.line(index), recording, float(self.index.duration_s[index]), epoch)
+    def sample(self, index: int, epoch: int, heard: bool = False) -> Sample:
+        """Item ``index``; everything random in it is a function of ``(seed, epoch, audio_id)``.
 
-    def sample_of(self, line: Fields, recording: Fields | None, whole_s: float, epoch: int) -> Sample:
+        ``heard`` reads the target's recording, be its latent cached or not.
+        """
+        recording = self.target_line(index) if self.has_targets else None
+        return self.sample_of(self.line(index), recording, float(self.index.duration_s[index]), epoch, heard)
+
+    def sample_of(
+        self, line: Fields, recording: Fields | None, whole_s: float, epoch: int, heard: bool = False
+    ) -> Sample:
         """The item of a pair of lines; ``whole_s`` is the recording's length."""
         audio_id = line.record["audio_id"]
         rng = np.random.default_rng([derive_seed(self.seed, "item", epoch, audio_id)])
         target, latent = Target(), None
         if recording is not None:
-            target, latent = self._target(line, recording, whole_s, rng)
+            target, latent = self._target(line, recording, whole_s, rng, heard)
         return Sample(
             audio_id=audio_id,
             task=self.task,
@@ -295,14 +303,14 @@ class AudioGenerationDataset(Dataset[Sample], ABC):
         )
 
     def _target(
-        self, line: Fields, recording: Fields, whole_s: float, rng: np.random.Generator
+        self, line: Fields, recording: Fields, whole_s: float, rng: np.random.Generator, heard: bool
     ) -> tuple[Target, Tensor | None]:
         """The target, read or from the cache."""
         window = None
         if self.crop_s is not None and whole_s > self.crop_s:
             window = self.draw_window(line, whole_s, self.crop_s, rng)
         latent, num_samples = None, None
-        if self.latents is not None:
+        if self.latents is not None and not heard:
             latent, num_samples = self.latents.read(recording.location("audio"), window)
         waveform = None
         if latent is None or self.needs_waveform:

@@ -45,10 +45,14 @@ class ConcatDataset(Dataset[Sample]):
         return self.datasets[which], item - (int(self.ends[which - 1]) if which else 0)
 
     def __getitem__(self, index: int) -> Sample:
+        return self.sample(index)
+
+    def sample(self, index: int, heard: bool = False) -> Sample:
+        """The item; ``heard``: see ``AudioGenerationDataset.sample``."""
         epoch, item = divmod(index, len(self))
         dataset, position = self.locate(item)
         try:
-            return dataset.sample(position, epoch)
+            return dataset.sample(position, epoch, heard)
         except Exception as error:  # say of which item
             raise _told(dataset, position, error) from error
 

@@ -52,13 +52,14 @@ class RestorationDataset(AudioGenerationDataset):
     def check(self, line: Fields, duration_s: float | None) -> None:
         if self.degradation is not None:
             return
-        location = self.checked_file(line, self.input_field)
+        self.check_file(line, self.input_field)
         if not self.check_files:
             return
         input_s = self.recording_s(line, self.input_field)
         if duration_s is not None and abs(input_s - duration_s) > DURATION_TOLERANCE_S:
+            place = line.location(self.input_field)
             raise line.fail(
-                f"field {self.input_field!r}: {location} lasts {input_s:.3f} s, its target {duration_s:.3f} s; "
+                f"field {self.input_field!r}: {place} lasts {input_s:.3f} s, its target {duration_s:.3f} s; "
                 f"they must agree within {DURATION_TOLERANCE_S} s and start together"
             )
 

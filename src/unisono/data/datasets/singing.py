@@ -31,7 +31,7 @@ class SingingVoiceSynthesisDataset(UnitDataset):
             given = [name for name in _SCORE_FIELDS if line.record.get(name) is not None]
             if given:
                 raise line.fail(f"has 'score' and {', '.join(map(repr, given))}; the score says these: keep one way")
-            self.checked_file(line, "score")
+            self.check_file(line, "score")
             line.text("language", None)
         units = self._units(line)
         self.check_units(line, duration_s, list(units.phonemes))
@@ -99,7 +99,7 @@ def _from_score(line: Fields) -> ScoreContent:
     location = line.location("score")
     try:
         with location.open() as file:
-            score = read_score(file.read(), location.suffix)
+            score = read_score(file.read(), str(location))
         units = score_units(score, phonemizer(line.text("language", None) or "en-us"))
     except UserError as error:
         raise line.fail(f"field 'score': {location}: {error}") from error
@@ -121,10 +121,10 @@ class SingingAcousticModelingDataset(UnitDataset):
         super().check(line, duration_s)
         if line.record.get("durations_s") is None:
             raise line.fail("field 'durations_s' is missing; phonemes and F0 are aligned by it, when generating too")
-        self.checked_file(line, "f0_hz")
+        self.check_file(line, "f0_hz")
         line.positive("f0_rate_hz", "a positive number of frames per second")
         if line.record.get("voicing") is not None:
-            self.checked_file(line, "voicing")
+            self.check_file(line, "voicing")
 
     def load_content(self, line: Fields, target: Target, rng: np.random.Generator) -> tuple[Content, ...]:
         from unisono.features.f0 import resample_f0

@@ -49,7 +49,7 @@ class UnitDataset(AudioGenerationDataset):
         if line.text("speaker", None) is not None and line.record.get("speaker_embedding") is not None:
             raise line.fail("has both 'speaker' and 'speaker_embedding'; keep one of them")
         if line.record.get("speaker_embedding") is not None:
-            self.checked_file(line, "speaker_embedding")
+            self.check_file(line, "speaker_embedding")
 
     def other_files(self, line: Fields) -> tuple[tuple[str, Location], ...]:
         if line.record.get("speaker_embedding") is None:

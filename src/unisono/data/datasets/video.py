@@ -48,11 +48,12 @@ class VideoToAudioDataset(AudioGenerationDataset):
             )
         if features:
             line.positive("video_features_rate_hz", "a positive number of frames per second")
-            self.checked_file(line, "video_features")
+            self.check_file(line, "video_features")
             return
-        location = self.checked_file(line, "video")
+        self.check_file(line, "video")
         if not self.check_files:
             return
+        location = line.location("video")
         from unisono.data.video import video_info
 
         try:

@@ -1,0 +1,131 @@
+"""The console commands `unisono prepare RECIPE`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from unisono.data.prepare.recipes import RECIPES, Recipe
+
+OutOption = Annotated[Path | None, typer.Option("--out", help="Folder of the corpus; default: data/NAME.")]
+SeedOption = Annotated[int, typer.Option("--seed", help="Of everything random.")]
+WorkersOption = Annotated[int | None, typer.Option("--workers", min=1, help="Processes; default: one per core.")]
+SourceOption = Annotated[Path, typer.Option("--source", help="Folder of the corpus as it was downloaded.")]
+MaxItemsOption = Annotated[int | None, typer.Option("--max-items", min=1, help="Of each split, for a first look.")]
+MaxLeftOutOption = Annotated[
+    float, typer.Option("--max-left-out", min=0.0, max=1.0, help="Share of items that may be left out.")
+]
+ClipsOption = Annotated[
+    Path | None, typer.Option("--clips", help="Folder of the clips; default: found in --source.")
+]
+
+prepare_app = typer.Typer(help="Build a corpus in the documented format (docs/data_format.md).", no_args_is_help=True)
+
+
+@prepare_app.command("mini", help="Synthesise the mini corpus: all eight tasks, without a download.")
+def prepare_mini(
+    out: OutOption = None,
+    seed: SeedOption = 0,
+    workers: WorkersOption = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a corpus made with other settings.")] = False,
+) -> None:
+    _run(RECIPES["mini"], out, seed=seed, workers=workers, overwrite=overwrite)
+
+
+@prepare_app.command("debian", help="Real recordings from Debian packages, with free licences.")
+def prepare_debian(
+    out: OutOption = None,
+    seed: SeedOption = 0,
+    workers: WorkersOption = None,
+    cache: Annotated[Path | None, typer.Option("--cache", help="Where downloads are kept; default OUT/.cache.")] = None,
+) -> None:
+    _run(RECIPES["debian"], out, seed=seed, workers=workers, cache=cache)
+
+
+def _run(recipe: Recipe, out: Path | None, **options: Any) -> None:
+    folder = recipe.run(out or Path("data", recipe.name), **options)
+    if recipe.needs_source:
+        from unisono.data.prepare.corpora.output import summary_line
+
+        typer.echo(summary_line(folder))
+    typer.echo(folder)
+
+
+# A command takes just the options of its recipe: one signature for each kind of corpus.
+
+
+def _plain_corpus(recipe: Recipe) -> Callable[..., None]:
+    def prepare(
+        source: SourceOption,
+        out: OutOption = None,
+        seed: SeedOption = 0,
+        workers: WorkersOption = None,
+        max_items: MaxItemsOption = None,
+        max_left_out: MaxLeftOutOption = 0.5,
+    ) -> None:
+        options = {"source": source, "seed": seed, "workers": workers, "max_items": max_items}
+        _run(recipe, out, **options, max_left_out=max_left_out)
+
+    return prepare
+
+
+def _speech_corpus(recipe: Recipe) -> Callable[..., None]:
+    def prepare(
+        source: SourceOption,
+        out: OutOption = None,
+        seed: SeedOption = 0,
+        workers: WorkersOption = None,
+        max_items: MaxItemsOption = None,
+        max_left_out: MaxLeftOutOption = 0.5,
+        align: Annotated[bool, typer.Option(help="Find phonemes and durations; without, the text alone.")] = True,
+    ) -> None:
+        options = {"source": source, "seed": seed, "workers": workers, "max_items": max_items}
+        _run(recipe, out, **options, max_left_out=max_left_out, align=align)
+
+    return prepare
+
+
+def _clips_corpus(recipe: Recipe) -> Callable[..., None]:
+    def prepare(
+        source: SourceOption,
+        out: OutOption = None,
+        seed: SeedOption = 0,
+        workers: WorkersOption = None,
+        max_items: MaxItemsOption = None,
+        max_left_out: MaxLeftOutOption = 0.5,
+        clips: ClipsOption = None,
+    ) -> None:
+        options = {"source": source, "seed": seed, "workers": workers, "max_items": max_items}
+        _run(recipe, out, **options, max_left_out=max_left_out, clips=clips)
+
+    return prepare
+
+
+def _singing_corpus(recipe: Recipe) -> Callable[..., None]:
+    def prepare(
+        source: SourceOption,
+        out: OutOption = None,
+        seed: SeedOption = 0,
+        workers: WorkersOption = None,
+        max_items: MaxItemsOption = None,
+        max_left_out: MaxLeftOutOption = 0.5,
+        f0: Annotated[bool, typer.Option(help="Estimate F0 and write singing_acoustic_modeling too.")] = True,
+        f0_method: Annotated[str, typer.Option(help="harvest (finds more) or dio (faster).")] = "harvest",
+    ) -> None:
+        options = {"source": source, "seed": seed, "workers": workers, "max_items": max_items}
+        _run(recipe, out, **options, max_left_out=max_left_out, f0=f0, f0_method=f0_method)
+
+    return prepare
+
+
+_KINDS = {"align": _speech_corpus, "clips": _clips_corpus, "f0": _singing_corpus}
+
+for _recipe in RECIPES.values():
+    if _recipe.needs_source:
+        _make = next((make for option, make in _KINDS.items() if option in _recipe.options), _plain_corpus)
+        prepare_app.command(_recipe.name, help=f"{_recipe.description[0].upper()}{_recipe.description[1:]}.")(
+            _make(_recipe)
+        )
