@@ -10,7 +10,7 @@ import typer
 
 def phonemize(
     manifest: Annotated[Path, typer.Argument(help="content.jsonl whose lines have `text`.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Manifest to write, in the same folder.")],
+    output: Annotated[Path, typer.Option("--out", "-o", help="Manifest to write, in the same folder.")],
     language: Annotated[
         str, typer.Option("--language", "-l", help="en-us, or a language of eSpeak NG (de, fr, zh, …).")
     ] = "en-us",
