@@ -10,10 +10,9 @@ from typing import Annotated
 import typer
 
 from unisono import __version__
-from unisono.data.feature_cache import command as cache_command
+from unisono.data import commands
 from unisono.data.prepare import commands_features, commands_text
 from unisono.data.prepare.commands import prepare_app
-from unisono.data.shards_command import shard
 from unisono.errors import UserError
 
 app = typer.Typer(
@@ -31,8 +30,8 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "f0": commands_features.f0,
     "speaker": commands_features.speaker,
     "video-features": commands_features.video_features,
-    "cache": cache_command.cache,
-    "shard": shard,
+    "cache": commands.cache,
+    "shard": commands.shard,
 }
 for _name, _command in _COMMANDS.items():
     app.command(_name)(_command)

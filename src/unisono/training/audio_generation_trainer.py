@@ -74,7 +74,7 @@ class AudioGenerationTrainer(Trainer):
         return result.total
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        assert batch.waveform is not None and batch.waveform_lengths is not None
+        assert batch.waveform_lengths is not None, "validation needs targets"
         autoencoder = self.raw_model.autoencoder
         frames = samples_to_frames(batch.waveform_lengths, autoencoder.hop_samples)
         seeds = [derive_seed("validation", audio_id) for audio_id in batch.audio_ids]

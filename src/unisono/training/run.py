@@ -44,7 +44,8 @@ def run_training(cfg: DictConfig) -> Path:
     torch.manual_seed(cfg.seed)
     model = instantiate(cfg.model)
     if cfg.get("feature_cache") is not None:
-        use_feature_cache(cfg.feature_cache, model, [train_dataloader, val_dataloader])
+        dtype = cfg.get("feature_cache_dtype", "float32")
+        use_feature_cache(cfg.feature_cache, dtype, model, [train_dataloader, val_dataloader])
     trainer = instantiate(
         cfg.trainer,
         model=model,
@@ -82,7 +83,7 @@ def _train_and_export(trainer: Any, exp_dir: Path, cfg: DictConfig) -> None:
 
 
 # What may differ between a run and the one it goes on with: lengths, logging, where and how fast, not what is learned.
-_FREE_SETTINGS = ("exp_dir", "epochs", "resume", "val_dataloader", "data_dict", "trackers")
+_FREE_SETTINGS = ("exp_dir", "epochs", "resume", "val_dataloader", "data_dict", "trackers", "feature_cache")
 _FIXED_OF_TRAINER = ("seed", "warmup_params")
 _FREE_LOADER_SETTINGS = ("num_workers", "pin_memory", "persistent_workers", "prefetch_factor")
 
@@ -154,7 +155,7 @@ def check_data(loader: Any, cache: Path) -> None:
                 logger.info("training takes %s", line)
 
 
-def use_feature_cache(folder: str, model: Any, loaders: Sequence[Any]) -> None:
+def use_feature_cache(folder: str, dtype: str, model: Any, loaders: Sequence[Any]) -> None:
     """Let the loaders' data sets read latents from the cache that ``unisono cache`` filled."""
     from unisono.data.datasets import ConcatDataset
     from unisono.data.feature_cache.attach import attach
@@ -162,7 +163,7 @@ def use_feature_cache(folder: str, model: Any, loaders: Sequence[Any]) -> None:
     for loader in loaders:
         dataset = getattr(loader, "dataset", None)
         if isinstance(dataset, ConcatDataset):
-            attach(dataset.datasets, model.autoencoder, folder)
+            attach(dataset.datasets, model.autoencoder, folder, dtype)
         elif loader is not None:
             raise UserError("feature_cache serves data sets of manifests, not this loader; set it to null")
 

@@ -70,7 +70,7 @@ class RestorationDataset(AudioGenerationDataset):
             degraded = self.degradation(rng, target.waveform.numpy(), self.sample_rate)
             return (AudioContent(torch.from_numpy(degraded.waveform)),)
         if self.input_latents is not None:
-            latent, _ = self.input_latents.read(line.location(self.input_field), target.window)
+            latent, _ = self.input_latents.read(line.location(self.input_field), target.window, target.num_samples)
             return (AudioContent(latent=latent),)
         waveform = self.read(line, self.input_field, target.window)
         if target.num_samples is not None and waveform.shape[0] != target.num_samples:

@@ -1,13 +1,10 @@
-"""``unisono cache``: compute beforehand what training would compute in every epoch."""
+"""What ``unisono cache`` does: compute beforehand what training would compute in every epoch."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from unisono.errors import UserError
 
@@ -20,46 +17,11 @@ if TYPE_CHECKING:
 _MAX_FAULTS_SHOWN = 20
 
 
-def cache(
-    overrides: Annotated[list[str] | None, typer.Argument(help="Hydra overrides, as given to train.py.")] = None,
-    config_name: Annotated[
-        str, typer.Option("--config-name", "-cn", help="default (training), or your own.")
-    ] = "default",
-    config_path: Annotated[str | None, typer.Option("--config-path", "-cp", help="Folder of your own configs.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Folder of the cache; default: feature_cache.")] = None,
-    workers: Annotated[int | None, typer.Option("--workers", min=1, help="Processes; default: one per core.")] = None,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda; a GPU encodes in one process.")] = "auto",
-    dtype: Annotated[
-        str, typer.Option("--dtype", help="Values as float32 (exact), bfloat16 or float16 (half the size).")
-    ] = "float32",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what is cached and what is missing.")] = False,
-) -> None:
-    """Compute the latents of a training's recordings once, and whatever else its frozen encoders make of its data.
-
-    What is in the cache already is left as it is; a run that was killed goes on. Example:
-    unisono cache feature_cache=data/cache model=base, then python train.py feature_cache=data/cache model=base
-    """
-    from unisono.config.entries import TRAINING
-    from unisono.config.preflight import compose_checked
-
-    sys.path.insert(0, str(Path.cwd()))  # as `python train.py` finds modules beside the script
-    cfg, entry, warnings = compose_checked(config_name, overrides or [], config_path)
-    for warning in warnings:
-        typer.echo(f"warning: {warning}", err=True)
-    if entry is not TRAINING:
-        raise UserError(f"{config_name} is a configuration for {entry.purpose}; the cache is made for training")
-    folder = out or cfg.get("feature_cache")
-    if folder is None:
-        raise UserError("there is no folder for the cache; say feature_cache=FOLDER, as to train.py, or --out FOLDER")
-    typer.echo(fill_cache(cfg, Path(folder), workers, device, dtype, dry_run=dry_run))
-
-
 def fill_cache(
     cfg: DictConfig,
     folder: Path,
     workers: int | None = None,
     device: str = "auto",
-    dtype: str = "float32",
     dry_run: bool = False,
     progress: bool = True,
 ) -> str:
@@ -72,7 +34,7 @@ def fill_cache(
     from unisono.data.feature_cache.demands import demands_of
     from unisono.data.prepare.steps import default_workers
 
-    demands = demands_of(_frozen_parts(cfg.model), _data_sets(cfg), dtype)
+    demands = demands_of(_frozen_parts(cfg.model), _data_sets(cfg), cfg.get("feature_cache_dtype", "float32"))
     results = fill_demands(demands, folder, workers or default_workers(), _chosen_device(device), dry_run, progress)
     faults = [fault for result in results for fault in result.faults]
     if faults:

@@ -1,0 +1,65 @@
+"""The console commands that work on whole data sets; ``unisono.cli`` registers them. Nothing heavy is imported here."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from unisono.errors import UserError
+
+
+def cache(
+    overrides: Annotated[list[str] | None, typer.Argument(help="Hydra overrides, as given to train.py.")] = None,
+    config_name: Annotated[
+        str, typer.Option("--config-name", "-cn", help="default (training), or your own.")
+    ] = "default",
+    config_path: Annotated[str | None, typer.Option("--config-path", "-cp", help="Folder of your own configs.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder of the cache; default: feature_cache.")] = None,
+    workers: Annotated[int | None, typer.Option("--workers", min=1, help="Processes; default: one per core.")] = None,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda; a GPU encodes in one process.")] = "auto",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what is cached and what is missing.")] = False,
+) -> None:
+    """Compute the latents of a training's recordings once, and whatever else its frozen encoders make of its data.
+
+    What is in the cache already is left as it is; a run that was killed goes on. Example:
+    unisono cache feature_cache=data/cache model=base, then python train.py feature_cache=data/cache model=base
+    """
+    from unisono.config.entries import TRAINING
+    from unisono.config.preflight import compose_checked
+    from unisono.data.feature_cache.command import fill_cache
+
+    sys.path.insert(0, str(Path.cwd()))  # as `python train.py` finds modules beside the script
+    cfg, entry, warnings = compose_checked(config_name, overrides or [], config_path)
+    for warning in warnings:
+        typer.echo(f"warning: {warning}", err=True)
+    if entry is not TRAINING:
+        raise UserError(f"{config_name} is a configuration for {entry.purpose}; the cache is made for training")
+    folder = out or cfg.get("feature_cache")
+    if folder is None:
+        raise UserError("there is no folder for the cache; say feature_cache=FOLDER, as to train.py, or --out FOLDER")
+    typer.echo(fill_cache(cfg, Path(folder), workers, device, dry_run))
+
+
+def shard(
+    content: Annotated[Path, typer.Argument(help="content.jsonl")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the shards.")],
+    task: Annotated[str | None, typer.Option("--task", help="Default: the name of the folder above the split.")] = None,
+    audio: Annotated[Path | None, typer.Option("--audio", help="audio.jsonl; default: beside the content.")] = None,
+    max_mb: Annotated[float, typer.Option("--max-mb", min=0.01, help="Megabytes of a shard at most.")] = 1000.0,
+    name: Annotated[str, typer.Option("--name", help="First name of the shards.")] = "shard",
+) -> None:
+    """Write a data set as WebDataset tar shards, to be streamed (docs/data_format.md).
+
+    Example: unisono shard data/mini/text_to_audio/train/content.jsonl -o shards
+    """
+    from unisono.data.datasets import DATASETS
+    from unisono.data.shards import write_shards
+    from unisono.tasks import get_task
+
+    chosen = get_task(task or content.resolve().parent.parent.name).name
+    dataset = DATASETS[chosen](content, audio or content.with_name("audio.jsonl"))
+    for path in write_shards(dataset, out, max_bytes=round(max_mb * 1e6), name=name):
+        typer.echo(path)
