@@ -19,13 +19,24 @@ from unisono.data.degrade import active_power
 from unisono.data.manifest import load_manifest
 from unisono.data.mini import corpus
 from unisono.data.mini.corpus import SPEAKERS, build_mini_corpus
+from unisono.data.mini.plan import DEFAULT_COUNTS, checked_counts
 from unisono.data.mini.sentences import MAX_WORDS, MIN_WORDS, draw_sentences, make_sentence, split_of
 from unisono.errors import UserError
 from unisono.text.phonemes import check_phonemes
 
 SPLITS = ("train", "val", "test")
-SMALL = {"num_text_to_audio": (4, 2, 2), "num_text_to_speech": (7, 2, 2), "num_speech_enhancement": (9, 2, 3)}
+SMALL = {
+    "num_text_to_audio": (4, 2, 2),
+    "num_text_to_speech": (7, 2, 2),
+    "num_speech_enhancement": (9, 2, 3),
+    "num_text_to_music": (2, 1, 1),
+    "num_singing_voice_synthesis": (3, 1, 1),
+    "num_singing_acoustic_modeling": (4, 1, 1),
+    "num_audio_super_resolution": (6, 1, 1),
+    "num_video_to_audio": (2, 1, 1),
+}
 TINY = {"num_text_to_audio": (0, 0, 0), "num_text_to_speech": (1, 1, 1), "num_speech_enhancement": (1, 0, 0)}
+NOTHING = dict.fromkeys(TINY, (0, 0, 0))
 
 
 def digests(root: Path) -> dict[str, str]:
@@ -34,6 +45,13 @@ def digests(root: Path) -> dict[str, str]:
         for path in sorted(root.rglob("*"))
         if path.is_file()
     }
+
+
+def place(fields, name: str) -> Path:
+    """Where a field's path leads."""
+    path = Path(os.path.normpath(fields.path.parent / fields.record[name]))
+    assert path.is_file()
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -87,18 +105,36 @@ def test_manifests_load_and_every_file_exists(small):
             assert list(content) == list(audio)
             assert len(audio) == count
             for fields in audio.values():
-                waveform = read_audio(fields.file("audio"), 24_000)
+                waveform = read_audio(place(fields, "audio"), 24_000)
                 assert fields.seconds("duration_s") == pytest.approx(len(waveform) / 24_000, abs=1e-5)
                 assert np.abs(waveform).max() > 0.01
     referenced = {
-        fields.file(name)
+        place(fields, name)
         for task in corpus.TASKS
         for split in SPLITS
-        for manifest, name in (("audio.jsonl", "audio"), ("content.jsonl", "noisy_audio"))
+        for manifest, name in (
+            ("audio.jsonl", "audio"),
+            ("content.jsonl", "noisy_audio"),
+            ("content.jsonl", "narrow_audio"),
+        )
         for fields in load_manifest(small / task / split / manifest).values()
         if name in fields.record
     }
     assert referenced == set(small.rglob("*.flac"))
+
+
+def test_paths_of_scores_contours_and_videos_exist(small):
+    fields = {"text_to_music": ["score_midi"], "singing_voice_synthesis": ["score_midi", "f0_hz"]}
+    fields |= {"singing_acoustic_modeling": ["f0_hz"], "video_to_audio": ["video"]}
+    referenced = {
+        place(line, name)
+        for task, names in fields.items()
+        for split in SPLITS
+        for line in load_manifest(small / task / split / "content.jsonl").values()
+        for name in names
+    }
+    assert referenced == {*small.rglob("*.mid"), *small.rglob("*.npy"), *small.rglob("*.mp4")}
+    assert len(referenced) == 4 + 5 + 5 + 4
 
 
 def test_scenes_have_captions_and_events(small):
@@ -119,7 +155,7 @@ def test_speech_durations_sum_to_the_recording(small):
             phonemes, durations_s = fields.symbols("phonemes"), fields.durations("durations_s")
             check_phonemes(phonemes, fields.where)
             assert len(phonemes) == len(durations_s)
-            samples = len(read_audio(audio[audio_id].file("audio"), 24_000))
+            samples = len(read_audio(place(audio[audio_id], "audio"), 24_000))
             assert sum(durations_s) == pytest.approx(samples / 24_000, abs=1 / 24_000)
             assert split_of(fields.text("text")) == split
             speakers.add(fields.text("speaker"))
@@ -132,9 +168,11 @@ def test_noise_is_as_loud_as_recorded(small):
     for split in SPLITS:
         audio = load_manifest(small / "speech_enhancement" / split / "audio.jsonl")
         for audio_id, fields in load_manifest(small / "speech_enhancement" / split / "content.jsonl").items():
-            clean = read_audio(audio[audio_id].file("audio"), 24_000).astype(float)
-            noisy = read_audio(fields.file("noisy_audio"), 24_000).astype(float) / 10 ** (fields.record["gain_db"] / 20)
-            assert audio[audio_id].file("audio").parent == small / "text_to_speech" / "audio"
+            clean = read_audio(place(audio[audio_id], "audio"), 24_000).astype(float)
+            noisy = read_audio(place(fields, "noisy_audio"), 24_000).astype(float) / 10 ** (
+                fields.record["gain_db"] / 20
+            )
+            assert place(audio[audio_id], "audio").parent == small / "text_to_speech" / "audio"
             assert len(noisy) == len(clean)
             assert 0 <= fields.record["snr_db"] <= 15
             if fields.record["rt60_s"] is None:
@@ -173,8 +211,10 @@ def test_fewer_items_are_the_first_of_more(small, tmp_path):
 
 
 def test_another_seed_is_another_corpus(tmp_path):
+    others = ("text_to_music", "singing_voice_synthesis", "audio_super_resolution", "video_to_audio")
+    counts = TINY | {f"num_{task}": (1, 0, 0) for task in others}
     first, second = (
-        build_mini_corpus(tmp_path / str(seed), seed=seed, **TINY, workers=1, progress=False) for seed in (0, 1)
+        build_mini_corpus(tmp_path / str(seed), seed=seed, **counts, workers=1, progress=False) for seed in (0, 1)
     )
     assert not set(digests(first).values()) & set(digests(second).values())
 
@@ -237,6 +277,14 @@ def test_concurrent_builds_of_one_folder_share_the_work(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["c"]
 
 
+def test_without_counts_all_tasks_are_built_and_else_those_that_are_named():
+    everything = checked_counts(dict.fromkeys(corpus.TASKS))
+    assert {task: tuple(splits.values()) for task, splits in everything.items()} == DEFAULT_COUNTS
+    assert all(min(splits.values()) > 0 for splits in everything.values())
+    named = checked_counts({**dict.fromkeys(corpus.TASKS), "text_to_music": (1, 0, 0)})
+    assert {task for task, splits in named.items() if any(splits.values())} == {"text_to_music"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -244,6 +292,9 @@ def test_concurrent_builds_of_one_folder_share_the_work(tmp_path, monkeypatch):
         ({"num_text_to_speech": (1, -2, 0)}, "three whole numbers"),
         ({"num_text_to_speech": (0, 1, 1)}, "asks for 1 items in train"),
         ({"num_text_to_speech": (0, 0, 0), "num_speech_enhancement": (0, 0, 0)}, "at least one item"),
+        ({"num_singing_acoustic_modeling": (0, 1, 0)}, "num_singing_voice_synthesis for none"),
+        ({**NOTHING, "num_audio_super_resolution": (1, 0, 0)}, "num_text_to_audio and num_text_to_music and num_text"),
+        ({"num_text_to_music": (1, 2.5, 0)}, "num_text_to_music is"),
         ({"seed": -1}, "seed is -1"),
         ({"seed": 1.5}, "seed is 1.5"),
         ({"workers": 0}, "workers is 0"),
@@ -253,6 +304,15 @@ def test_bad_settings_are_explained(tmp_path, arguments, message):
     with pytest.raises(UserError, match=message):
         build_mini_corpus(tmp_path / "corpus", **{**TINY, **arguments}, progress=False)
     assert os.listdir(tmp_path) == []
+
+
+def test_missing_packages_are_named_before_anything_is_built(tmp_path, monkeypatch):
+    for package in ("mido", "av"):
+        monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(UserError, match=r"needs av, mido; run pip install 'unisono\[speech,singing,video\]'"):
+        build_mini_corpus(tmp_path / "c", num_text_to_music=(1, 0, 0), num_video_to_audio=(1, 0, 0), progress=False)
+    assert os.listdir(tmp_path) == []
+    build_mini_corpus(tmp_path / "c", num_text_to_audio=(1, 0, 0), workers=1, progress=False)
 
 
 def test_foreign_folders_are_left_alone(tmp_path):
@@ -280,8 +340,7 @@ def test_captions_are_drawn_again_until_they_differ(tmp_path, monkeypatch):
 
     monkeypatch.setitem(sys.modules, "unisono.data.mini.scenes", SimpleNamespace(make_scene=make_scene))
     monkeypatch.setattr(corpus, "_MAX_ATTEMPTS", 200)
-    speechless = {**TINY, "num_text_to_speech": (0, 0, 0), "num_speech_enhancement": (0, 0, 0)}
-    counts = {**speechless, "num_text_to_audio": (3, 2, 2)}
+    counts = {"num_text_to_audio": (3, 2, 2)}
     root = build_mini_corpus(tmp_path / "c", **counts, workers=1, progress=False)
     captions = {
         split: [f.text("caption") for f in load_manifest(root / "text_to_audio" / split / "content.jsonl").values()]
@@ -292,7 +351,7 @@ def test_captions_are_drawn_again_until_they_differ(tmp_path, monkeypatch):
     assert not set(captions["train"]) & {*captions["test"], *captions["val"]}
     monkeypatch.setattr(corpus, "_MAX_ATTEMPTS", 3)
     with pytest.raises(UserError, match="ask for fewer items"):
-        build_mini_corpus(tmp_path / "d", **{**speechless, "num_text_to_audio": (3, 3, 3)}, workers=1, progress=False)
+        build_mini_corpus(tmp_path / "d", num_text_to_audio=(3, 3, 3), workers=1, progress=False)
     assert os.listdir(tmp_path) == ["c"]
 
 
@@ -302,7 +361,7 @@ def test_killed_build_can_be_started_again(tmp_path, small):
     code = (
         "from unisono.data.mini.corpus import build_mini_corpus\n"
         "if __name__ == '__main__':\n"
-        f"    build_mini_corpus({str(tmp_path / 'corpus')!r}, num_text_to_audio=(0, 0, 0), workers=2, progress=False)\n"
+        f"    build_mini_corpus({str(tmp_path / 'corpus')!r}, num_text_to_speech=(400, 9, 9), workers=2)\n"
     )
     script = tmp_path / "build.py"
     script.write_text(code)

@@ -12,12 +12,22 @@ import numpy as np
 from unisono.audio import write_audio
 
 SAMPLE_RATE = 24_000
-TASKS = ("text_to_audio", "text_to_speech", "speech_enhancement")
+TASKS = (
+    "text_to_audio",
+    "text_to_speech",
+    "speech_enhancement",
+    "text_to_music",
+    "singing_voice_synthesis",
+    "singing_acoustic_modeling",
+    "audio_super_resolution",
+    "video_to_audio",
+)
+"""Their order is part of every item's random key: add at the end."""
 SPLITS = ("train", "val", "test")
 SPEAKERS = ("en-us", "en-us+f1", "en-us+m4", "en-gb", "en-gb+belinda", "en-gb+m3")
 """Voices of eSpeak NG, three American and three British; none has an echo."""
 
-_SHORT = {"text_to_audio": "t2a", "text_to_speech": "tts", "speech_enhancement": "se"}
+_SHORT = dict(zip(TASKS, ("t2a", "tts", "se", "t2m", "svs", "sam", "sr", "v2a"), strict=True))
 _RATES_WPM = dict(zip(SPEAKERS, (165, 170, 155, 160, 175, 165), strict=True))
 _SPEECH_RMS = 0.05
 _SNR_RANGE_DB = (0.0, 15.0)
@@ -34,8 +44,9 @@ class Job:
         seed, task, split, index: key of the item's random numbers.
         folder: root of the corpus in the making.
         recording: speech tasks: index of the text_to_speech item that is spoken.
-        text: speech tasks: its sentence.
-        attempt: counts redraws of a scene whose caption was taken.
+        text: speech and singing: its sentence.
+        attempt: counts redraws of an item whose caption was taken.
+        source: the finished item whose recording this one is made from, if it is.
     """
 
     seed: int
@@ -46,10 +57,15 @@ class Job:
     recording: int = 0
     text: str = ""
     attempt: int = 0
+    source: Item | None = None
 
     @property
     def audio_id(self) -> str:
         return _audio_id(self.task, self.split, self.index)
+
+    def path(self, name: str) -> Path:
+        """Of a file that the manifests call ``../name``."""
+        return Path(self.folder, self.task, name)
 
     def rng(self) -> np.random.Generator:
         key = (self.seed, TASKS.index(self.task), SPLITS.index(self.split), self.index, self.attempt)
@@ -72,11 +88,35 @@ class Item:
     target: str
     duration_s: float
 
+    @property
+    def target_elsewhere(self) -> str:
+        """Path of the target recording, relative to the manifests of another task."""
+        return f"../../{self.job.task}/{self.target.removeprefix('../')}"
+
 
 def make_item(job: Job) -> Item:
-    """Write the recording of ``job`` under ``job.folder`` and return its lines."""
-    makers = {"text_to_audio": _scene_item, "text_to_speech": _speech_item, "speech_enhancement": _noisy_item}
+    """Write the files of ``job`` under ``job.folder`` and return its lines."""
+    from unisono.data.mini import items_media as media
+    from unisono.data.mini import items_music as music
+
+    makers = {
+        "text_to_audio": _scene_item,
+        "text_to_speech": _speech_item,
+        "speech_enhancement": _noisy_item,
+        "text_to_music": music.music_item,
+        "singing_voice_synthesis": music.sung_item,
+        "singing_acoustic_modeling": music.contour_item,
+        "audio_super_resolution": media.narrow_item,
+        "video_to_audio": media.film_item,
+    }
     return makers[job.task](job)
+
+
+def speech_gain(waveform: np.ndarray) -> float:
+    """The factor that brings speech or singing ``(S,)`` to the level of the corpus."""
+    from unisono.data.degrade import active_power
+
+    return float(np.float32(_SPEECH_RMS / np.sqrt(active_power(waveform))))
 
 
 def _audio_id(task: str, split: str, index: int) -> str:
@@ -88,19 +128,19 @@ def _scene_item(job: Job) -> Item:
 
     scene = make_scene(job.rng(), job.split)
     path = f"audio/{job.audio_id}.flac"
-    write_audio(Path(job.folder, job.task, path), scene.waveform, SAMPLE_RATE)
-    content = {"caption": scene.caption, "events": [_plain(event) for event in scene.events]}
+    write_audio(job.path(path), scene.waveform, SAMPLE_RATE)
+    content = {"caption": scene.caption, "events": [plain(event) for event in scene.events]}
     return Item(job, content, f"../{path}", len(scene.waveform) / SAMPLE_RATE)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Dataclasses and numpy values as JSON; numbers to six decimals."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = dataclasses.asdict(value)
     if isinstance(value, dict):
-        return {key: _plain(entry) for key, entry in value.items()}
+        return {key: plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple | np.ndarray):
-        return [_plain(entry) for entry in value]
+        return [plain(entry) for entry in value]
     if isinstance(value, np.generic):
         value = value.item()
     return round(value, 6) if isinstance(value, float) else value
@@ -110,7 +150,7 @@ def _speech_item(job: Job) -> Item:
     speaker = _speaker(job.recording)
     waveform, phonemes, durations_s = _speak(job.text, speaker)
     path = f"audio/{job.audio_id}.flac"
-    write_audio(Path(job.folder, job.task, path), waveform, SAMPLE_RATE)
+    write_audio(job.path(path), waveform, SAMPLE_RATE)
     content = {
         "phonemes": phonemes,
         "durations_s": [round(duration_s, 6) for duration_s in durations_s],
@@ -140,7 +180,7 @@ def _noisy_item(job: Job) -> Item:
     # Loud mixtures are turned down instead of clipped; the target keeps its level, so the gain is recorded.
     gain = min(1.0, 0.99 / float(np.abs(noisy).max()))
     path = f"noisy/{job.audio_id}.flac"
-    write_audio(Path(job.folder, job.task, path), noisy * np.float32(gain), SAMPLE_RATE)
+    write_audio(job.path(path), noisy * np.float32(gain), SAMPLE_RATE)
     content = {
         "noisy_audio": f"../{path}",
         "snr_db": snr_db,
@@ -160,11 +200,10 @@ def _speaker(recording: int) -> str:
 
 def _speak(text: str, speaker: str) -> tuple[np.ndarray, list[str], list[float]]:
     """``(waveform, phonemes, durations_s)`` at the corpus's rate and level."""
-    from unisono.data.degrade import active_power
     from unisono.text.espeak import synthesize
 
     utterance = synthesize(text, speaker, rate_wpm=_RATES_WPM[speaker]).resampled(SAMPLE_RATE)
-    waveform = utterance.waveform * np.float32(_SPEECH_RMS / np.sqrt(active_power(utterance.waveform)))
+    waveform = utterance.waveform * np.float32(speech_gain(utterance.waveform))
     return waveform, utterance.phonemes, utterance.durations_s
 
 

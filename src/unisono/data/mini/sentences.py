@@ -122,11 +122,13 @@ def make_sentence(rng: np.random.Generator, split: str) -> str:
             return sentence
 
 
-def draw_sentences(rng: np.random.Generator, split: str, count: int) -> list[str]:
-    """``count`` different sentences; a longer list begins with the shorter one."""
+def draw_sentences(rng: np.random.Generator, split: str, count: int, max_words: int = MAX_WORDS) -> list[str]:
+    """``count`` different sentences of at most ``max_words`` words; a longer list begins with the shorter one."""
     sentences: dict[str, None] = {}
     while len(sentences) < count:
-        sentences[make_sentence(rng, split)] = None
+        sentence = make_sentence(rng, split)
+        if len(sentence.split()) <= max_words:
+            sentences[sentence] = None
     return list(sentences)
 
 
