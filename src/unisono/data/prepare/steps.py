@@ -125,10 +125,10 @@ def worker_pool(workers: int) -> ProcessPoolExecutor:
     """Processes that end with this one, however it ends."""
     # "spawn": a forked child would inherit the threads and locks of whatever the parent has loaded.
     context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(workers, mp_context=context, initializer=_set_up_worker)
+    return ProcessPoolExecutor(workers, mp_context=context, initializer=set_up_worker)
 
 
-def _set_up_worker() -> None:
+def set_up_worker() -> None:
     """End with the parent (workers of a killed one would wait for ever), and leave Ctrl-C to it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()

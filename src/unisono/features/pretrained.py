@@ -1,0 +1,74 @@
+"""Models of ``transformers`` by folder or hub id: loaded without running foreign code, told apart by their weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from unisono.errors import UserError
+
+
+def load_pretrained(from_pretrained: Callable[..., Any], name: str, wanted: str, **options: Any) -> Any:
+    """Call a ``from_pretrained`` with a folder or hub id.
+
+    Args:
+        from_pretrained: of a class of ``transformers``.
+        name: folder, or id on the Hugging Face Hub, ``id@revision`` to pin a version.
+        wanted: for the message: what is expected there.
+        options: for ``from_pretrained``; for weights ``use_safetensors=True``, as pickled ones may run code.
+
+    Raises:
+        UserError: nothing there, something else there, weights in another format.
+    """
+    source, revision = name, None
+    if not Path(name).exists():
+        source, _, revision = name.partition("@")
+    try:
+        return from_pretrained(source, revision=revision or "main", trust_remote_code=False, **options)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        remedy = "give a folder or an id on the Hugging Face Hub, with weights in safetensors"
+        raise UserError(f"{name}: cannot be loaded as {wanted} ({reason}); {remedy}") from error
+
+
+def load_weights(from_pretrained: Callable[..., Any], name: str, wanted: str) -> Any:
+    """A model for inference; every weight it needs must be there.
+
+    Raises:
+        UserError: also where a part of the model would be left at random, as with a head that was never trained.
+    """
+    model, report = load_pretrained(from_pretrained, name, wanted, use_safetensors=True, output_loading_info=True)
+    if missing := sorted(report["missing_keys"]):
+        raise UserError(f"{name}: has no weights for {len(missing)} parts of {wanted}, the first is {missing[0]}")
+    return model.eval()
+
+
+def weights_fingerprint(model: Any) -> str:
+    """Of a torch module's class, settings and weights; not of where it was loaded from."""
+    config = model.config.to_diff_dict() if hasattr(model, "config") else {}
+    apart = ("_name_or_path", "transformers_version", "dtype", "torch_dtype")
+    settings = {key: value for key, value in config.items() if key not in apart}
+    digest = hashlib.sha256(json.dumps([type(model).__name__, settings], sort_keys=True, default=str).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:32]
+
+
+@contextmanager
+def inference(device: Any) -> Iterator[None]:
+    """Without gradients, on one CPU thread: processes share the processors, and results do not depend on how many."""
+    import torch
+
+    threads = torch.get_num_threads()
+    if torch.device(device).type == "cpu":
+        torch.set_num_threads(1)
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        torch.set_num_threads(threads)
