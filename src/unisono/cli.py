@@ -32,6 +32,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "video-features": commands_features.video_features,
     "cache": commands.cache,
     "shard": commands.shard,
+    "validate": commands.validate,
 }
 for _name, _command in _COMMANDS.items():
     app.command(_name)(_command)

@@ -63,3 +63,59 @@ def shard(
     dataset = DATASETS[chosen](content, audio or content.with_name("audio.jsonl"))
     for path in write_shards(dataset, out, max_bytes=round(max_mb * 1e6), name=name):
         typer.echo(path)
+
+
+def validate(
+    manifests: Annotated[
+        list[Path], typer.Argument(help="content.jsonl files, or folders of splits, of data sets or of whole corpora.")
+    ],
+    task: Annotated[
+        str | None, typer.Option("--task", help="Of manifests that lie in no folder with a task's name.")
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="The report; default: validation.json in the manifests' folder.")
+    ] = None,
+    fix_folder: Annotated[
+        Path | None, typer.Option("--fix", help="New folder for manifests without the lines that have errors.")
+    ] = None,
+    align: Annotated[
+        bool, typer.Option("--align", help="Compare English sentences with their recordings; slow.")
+    ] = False,
+    vocabulary: Annotated[
+        Path | None, typer.Option("--vocabulary", help="Phonemes that are allowed: a text, JSON or YAML file.")
+    ] = None,
+    min_bandwidth_hz: Annotated[
+        float | None, typer.Option("--min-bandwidth-hz", help="A target that does not reach it is an error.")
+    ] = None,
+    places: Annotated[int, typer.Option("--places", min=0, help="Shown of each kind of finding.")] = 3,
+    workers: Annotated[int | None, typer.Option("--workers", min=1, help="Processes; default: one per core.")] = None,
+    cache: Annotated[
+        bool, typer.Option("--cache/--no-cache", help="Keep measurements; only what has changed is read again.")
+    ] = True,
+) -> None:
+    """Read every line and file of a corpus once and report what is wrong; exit status 1 if there are errors.
+
+    Example: unisono validate data/mini --fix data/mini_clean
+    """
+    from unisono.data.validate import Limits, fix, table, write_report
+    from unisono.data.validate import validate as examine
+    from unisono.data.validate.report import write_default_report
+    from unisono.data.validate.text_checks import read_vocabulary
+
+    validated = examine(
+        manifests,
+        task=task,
+        limits=Limits(min_bandwidth_hz=min_bandwidth_hz),
+        vocabulary=None if vocabulary is None else read_vocabulary(vocabulary),
+        align=align,
+        workers=workers,
+        store="default" if cache else None,
+    )
+    typer.echo(table(validated, places))
+    written = write_report(validated, json_file) if json_file is not None else write_default_report(validated)
+    if written is not None:
+        typer.echo(f"report: {written}")
+    if fix_folder is not None:
+        typer.echo(fix(validated, fix_folder))
+    if validated.errors:
+        raise typer.Exit(1)

@@ -18,9 +18,7 @@ MaxItemsOption = Annotated[int | None, typer.Option("--max-items", min=1, help="
 MaxLeftOutOption = Annotated[
     float, typer.Option("--max-left-out", min=0.0, max=1.0, help="Share of items that may be left out.")
 ]
-ClipsOption = Annotated[
-    Path | None, typer.Option("--clips", help="Folder of the clips; default: found in --source.")
-]
+ClipsOption = Annotated[Path | None, typer.Option("--clips", help="Folder of the clips; default: found in --source.")]
 
 prepare_app = typer.Typer(help="Build a corpus in the documented format (docs/data_format.md).", no_args_is_help=True)
 
