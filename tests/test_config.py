@@ -87,7 +87,7 @@ def test_the_defaults_list_is_as_documented() -> None:
 
 def test_the_innermost_field_takes_effect_through_the_pointer() -> None:
     cfg = composed("+data_dict.vggsound_clip.test.max_samples=100", config_name="inference")
-    assert [node.max_samples for node in cfg.datasets if "vggsound_clip" in node.content] == [100]
+    assert [node.max_samples for node in cfg.datasets if "vggsound" in node.content] == [100]
     cfg = composed("+data_dict.mini_text_to_audio.train.max_samples=7", "train_dataloader.batch_size=2")
     assert [node.get("max_samples") for node in cfg.train_dataloader.dataset.datasets] == [7, None, None]
 
