@@ -219,6 +219,26 @@ def test_a_speaker_may_be_an_embedding(tmp_path: Path) -> None:
         assert inputs["speaker_embedding"].tolist() == [[0, 0, 0, 0], [0, 1, 2, 3]]
 
 
+def test_a_speaker_may_be_a_reference_recording(tmp_path: Path) -> None:
+    make(tmp_path, "text_to_speech")
+    t = np.arange(RATE) / RATE
+    for name, f0_hz in (("low", 110), ("high", 240)):
+        voice = sum(np.sin(2 * np.pi * f0_hz * k * t) / k for k in range(1, 12))
+        sf.write(tmp_path / f"{name}.wav", 0.2 * voice * (1 + 0.5 * np.sin(2 * np.pi * 3 * t)), RATE)
+    vectors = []
+    for name in ("low", "high", "low"):
+        changes = {"speaker": None, "speaker_audio": f"{name}.wav"}
+        dataset = make(tmp_path, "text_to_speech", changes, speaker_encoder="statistics")
+        vectors.append(dataset[0].content[0].speaker)
+        assert dict(dataset.other_files(dataset.line(0)))["speaker_audio"].path.name == f"{name}.wav"
+    assert vectors[0].shape == (42,) and torch.equal(vectors[0], vectors[2])
+    assert not torch.allclose(vectors[0], vectors[1])
+    with pytest.raises(
+        UserError, match=r"jsonl:1: field 'speaker_audio' needs the data set's speaker_encoder"
+    ):
+        make(tmp_path, "text_to_speech", changes)
+
+
 def test_video_features_take_the_place_of_pictures(tmp_path: Path) -> None:
     np.save(tmp_path / "features.npy", np.arange(20)[:, None] * np.ones((1, 3)))
     changes = {"video": None, "video_features": "features.npy", "video_features_rate_hz": 10}

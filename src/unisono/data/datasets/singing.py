@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from unisono.data.datasets.base import DURATION_TOLERANCE_S, Target
-from unisono.data.datasets.units import UnitDataset, numbers_of, seconds_of, speaker_of
+from unisono.data.datasets.units import UnitDataset, numbers_of, seconds_of
 from unisono.data.manifest import Fields, is_finite_number
 from unisono.data.media import Location
 from unisono.errors import UserError
@@ -54,7 +54,7 @@ class SingingVoiceSynthesisDataset(UnitDataset):
         )
 
     def load_content(self, line: Fields, target: Target, rng: np.random.Generator) -> tuple[Content, ...]:
-        return (self._content(line, self.units_of(target), speaker_of(line)),)
+        return (self._content(line, self.units_of(target), self.voice(line)),)
 
     def symbolic_content(self, line: Fields) -> tuple[ScoreContent, ...]:
         return (self._content(line, slice(None), line.record.get("speaker")),)
@@ -153,7 +153,7 @@ class SingingAcousticModelingDataset(UnitDataset):
                 durations_s=durations_s,
                 f0_hz=torch.from_numpy(f0_hz),
                 voicing=torch.from_numpy(f0_hz > 0),
-                speaker=speaker_of(line),
+                speaker=self.voice(line),
                 text=line.any_text("text"),
             ),
         )

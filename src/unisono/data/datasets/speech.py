@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from unisono.data.datasets.base import Target
-from unisono.data.datasets.units import UnitDataset, seconds_of, speaker_of
+from unisono.data.datasets.units import UnitDataset, seconds_of
 from unisono.data.manifest import Fields
 from unisono.types import Content, PhonemeContent, Speaker
 
@@ -16,7 +16,7 @@ class TextToSpeechDataset(UnitDataset):
     task = "text_to_speech"
 
     def load_content(self, line: Fields, target: Target, rng: np.random.Generator) -> tuple[Content, ...]:
-        return (self._content(line, self.units_of(target), speaker_of(line)),)
+        return (self._content(line, self.units_of(target), self.voice(line)),)
 
     def symbolic_content(self, line: Fields) -> tuple[PhonemeContent, ...]:
         return (self._content(line, slice(None), line.record.get("speaker")),)

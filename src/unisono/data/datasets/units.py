@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from unisono.audio import read_audio
 from unisono.data.datasets.base import DURATION_TOLERANCE_S, AudioGenerationDataset, Target, Window
 from unisono.data.manifest import Fields
 from unisono.data.media import Location, read_array
+from unisono.errors import UserError
 from unisono.types import Speaker
+
+if TYPE_CHECKING:
+    from unisono.features.speaker import SpeakerEncoder
 
 
 @dataclass(frozen=True)
@@ -22,8 +28,30 @@ class UnitWindow(Window):
     end: int
 
 
+VOICES = ("speaker", "speaker_embedding", "speaker_audio")
+_KEPT_VOICES = 4096
+
+
 class UnitDataset(AudioGenerationDataset):
-    """Shared by speech and singing: ``phonemes``, ``durations_s``, ``speaker`` or ``speaker_embedding``, ``text``."""
+    """Shared by speech and singing: ``phonemes``, ``durations_s``, a voice, ``text``.
+
+    Args:
+        content, audio, **options: see ``AudioGenerationDataset``.
+        speaker_encoder: name for ``load_speaker_encoder``; gives the voices of the recordings that lines name as
+            ``speaker_audio``. ``unisono speaker`` does it once and for all.
+    """
+
+    def __init__(self, content: Any, audio: Any = None, speaker_encoder: str | None = None, **options: Any) -> None:
+        self.speaker_encoder: SpeakerEncoder | None = None
+        if speaker_encoder is not None:
+            from unisono.features.speaker import load_speaker_encoder
+
+            self.speaker_encoder = load_speaker_encoder(speaker_encoder)
+        self._voices: dict[str, Tensor] = {}
+        super().__init__(content, audio, **options)
+
+    def check_options(self) -> list[Any]:
+        return [self.speaker_encoder is not None]
 
     def check(self, line: Fields, duration_s: float | None) -> None:
         self.check_units(line, duration_s, line.symbols("phonemes"))
@@ -46,15 +74,42 @@ class UnitDataset(AudioGenerationDataset):
 
     def check_voice(self, line: Fields) -> None:
         line.any_text("text")
-        if line.text("speaker", None) is not None and line.record.get("speaker_embedding") is not None:
-            raise line.fail("has both 'speaker' and 'speaker_embedding'; keep one of them")
-        if line.record.get("speaker_embedding") is not None:
-            self.check_file(line, "speaker_embedding")
+        line.text("speaker", None)
+        given = [name for name in VOICES if line.record.get(name) is not None]
+        if len(given) > 1:
+            raise line.fail(f"has both {given[0]!r} and {given[1]!r}; keep one of them")
+        for name in given:
+            if name != "speaker":
+                self.check_file(line, name)
+        if given == ["speaker_audio"] and self.speaker_encoder is None:
+            raise line.fail(
+                "field 'speaker_audio' needs the data set's speaker_encoder, such as statistics, or vectors made "
+                "beforehand (unisono speaker)"
+            )
 
     def other_files(self, line: Fields) -> tuple[tuple[str, Location], ...]:
-        if line.record.get("speaker_embedding") is None:
-            return ()
-        return (("speaker_embedding", line.location("speaker_embedding")),)
+        return tuple((name, line.location(name)) for name in VOICES[1:] if line.record.get(name) is not None)
+
+    def voice(self, line: Fields) -> Speaker:
+        """The speaker's name, or an embedding ``(D,)`` from its file or of a reference recording."""
+        if line.record.get("speaker_embedding") is not None:
+            return torch.from_numpy(numbers_of(line, "speaker_embedding", 1))
+        if line.record.get("speaker_audio") is None:
+            return line.record.get("speaker")
+        return self._reference_voice(line)
+
+    def _reference_voice(self, line: Fields) -> Tensor:
+        assert self.speaker_encoder is not None, "check() asks for one"
+        location = line.location("speaker_audio")
+        if (known := self._voices.get(str(location))) is not None:
+            return known
+        try:
+            vector = self.speaker_encoder(read_audio(location, self.speaker_encoder.sample_rate))
+        except UserError as error:
+            raise line.fail(f"field 'speaker_audio': {error}") from error
+        if len(self._voices) >= _KEPT_VOICES:
+            self._voices.clear()
+        return self._voices.setdefault(str(location), torch.from_numpy(vector))
 
     def draw_window(self, line: Fields, whole_s: float, crop_s: float, rng: np.random.Generator) -> UnitWindow:
         """Whole units, as many as fit, from a unit drawn among those that leave no later one unseen."""
@@ -81,13 +136,6 @@ def seconds_of(line: Fields, name: str, units: slice) -> Tensor | None:
     """A list of seconds as float32, or None where the line has none."""
     values = line.record.get(name)
     return None if values is None else torch.tensor(values[units], dtype=torch.float32)
-
-
-def speaker_of(line: Fields) -> Speaker:
-    """The speaker's name, or the embedding ``(D,)`` from its file."""
-    if line.record.get("speaker_embedding") is None:
-        return line.record.get("speaker")
-    return torch.from_numpy(numbers_of(line, "speaker_embedding", 1))
 
 
 def numbers_of(line: Fields, field: str, dims: int) -> np.ndarray:
