@@ -102,7 +102,7 @@ def test_any_rate_and_channels_become_the_same_mono_sound(tmp_path: Path, rate: 
     assert waveform.dtype == np.float32 and waveform.shape == (RATE // 2,)
     middle = slice(2000, -2000)
     assert np.abs(waveform - sine(440, 0.5))[middle].max() < 2e-3
-    assert audio_info(path) == (rate, 0.5, channels)
+    assert audio_info(path)[:3] == (rate, 0.5, channels)
 
 
 @pytest.mark.parametrize(
@@ -178,6 +178,16 @@ def test_a_file_shorter_than_its_header_is_refused(tmp_path: Path, reader) -> No
     (tmp_path / "a.mp3").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(UserError, match=r"promises 2.000 s, \d.\d+ s can be decoded"):
         reader(tmp_path / "a.mp3")
+
+
+def test_an_mp3_may_lack_half_a_second_of_what_its_header_estimates(tmp_path: Path) -> None:
+    if "MP3" not in sf.available_formats():
+        pytest.skip("this libsndfile has no mp3")
+    sf.write(tmp_path / "a.mp3", np.random.default_rng(0).uniform(-0.3, 0.3, 4 * RATE), RATE)
+    whole = (tmp_path / "a.mp3").read_bytes()
+    (tmp_path / "a.mp3").write_bytes(whole[: round(len(whole) * 0.9)])
+    assert 3.3 < len(read_audio(tmp_path / "a.mp3", RATE)) / RATE < 3.8
+    assert audio_info(tmp_path / "a.mp3").tolerance_s == 0.6
 
 
 def test_one_sample_is_enough_unless_resampling_leaves_none(tmp_path: Path) -> None:

@@ -233,9 +233,7 @@ def test_a_speaker_may_be_a_reference_recording(tmp_path: Path) -> None:
         assert dict(dataset.other_files(dataset.line(0)))["speaker_audio"].path.name == f"{name}.wav"
     assert vectors[0].shape == (42,) and torch.equal(vectors[0], vectors[2])
     assert not torch.allclose(vectors[0], vectors[1])
-    with pytest.raises(
-        UserError, match=r"jsonl:1: field 'speaker_audio' needs the data set's speaker_encoder"
-    ):
+    with pytest.raises(UserError, match=r"jsonl:1: field 'speaker_audio' needs the data set's speaker_encoder"):
         make(tmp_path, "text_to_speech", changes)
 
 

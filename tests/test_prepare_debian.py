@@ -1,4 +1,7 @@
-"""The recipe ``debian`` on a miniature of the real packages: spoken by eSpeak NG, encoded and packed by the test."""
+"""The recipe ``debian`` on a miniature of the real packages: spoken by eSpeak NG, encoded and packed by the test.
+
+What the single tasks are made of is tested in ``test_debian_*.py``.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,8 @@ import soundfile as sf
 
 from unisono.audio import read_audio
 from unisono.data.manifest import load_manifest
-from unisono.data.prepare import debian, debian_effects, debian_noisy, debian_speech, packages
+from unisono.data.prepare import debian, debian_effects, debian_films, debian_noisy, debian_speech, packages
+from unisono.data.prepare.debian_report import TASKS
 from unisono.data.prepare.splits import SPLITS
 from unisono.data.prepare.tables import first_match, load_table
 from unisono.errors import UserError
@@ -27,6 +31,7 @@ from unisono.text.phonemes import PHONEMES
 av = pytest.importorskip("av")
 pytest.importorskip("pocketsphinx")
 pytest.importorskip("pyroomacoustics")
+pytest.importorskip("pyworld")
 
 PROMPTS = {
     "vm-saved": "Your message has been saved.",
@@ -113,6 +118,12 @@ def build_tree(root: Path) -> None:
     cats = [('"A". License: Creative Commons Zero 1.0.', write_wav_bytes(sound(rng, 0.5), 22_050)) for _ in range(4)]
     cats[3] = ('"Whistle". License: Creative Commons Attribution 3.0 Unported.', cats[3][1])
     write_cat(root / "openttd-opensfx/usr/share/games/openttd/baseset/opensfx/opensfx.cat", cats)
+    # Wide, as super-resolution needs it; drums strike in the films.
+    for name in ("drum_tom_mid_hard", "drum_tom_lo_hard", "drum_snare_hard", "loop_breakbeat"):
+        sf.write(samples / f"{name}.flac", sound(rng, 0.5, 44_100), 44_100)
+    music = root / "asterisk-moh-opsound-g722/usr/share/asterisk/moh"
+    for name, duration_s in {"macroform-cold_day": 9.0, "reno_project-system": 1.0, "new-piece": 1.0}.items():
+        write_g722(music / f"{name}.g722", sound(rng, duration_s, 16_000))
 
 
 @pytest.fixture(scope="session")
@@ -137,6 +148,7 @@ def fake_apt(tree: Path, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(packages, "fetch_package", fetch)
     patch.setattr(packages, "unpack_package", unpack)
     patch.setattr(debian_speech, "_MIN_SCORE", -45.0)
+    patch.setattr(debian_films, "FILMS", {"train": 2, "val": 1, "test": 1})
     debian_speech._aligner.cache_clear()
 
 
@@ -175,8 +187,9 @@ def corpus(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         return build(tmp_path_factory.mktemp("made") / "debian")
 
 
-def left_out(corpus: Path) -> dict[str, str]:
-    return {entry["file"]: entry["reason"] for entry in json.loads((corpus / "corpus.json").read_text())["left_out"]}
+def left_out(corpus: Path, *tasks: str) -> dict[str, str]:
+    entries = json.loads((corpus / "corpus.json").read_text())["left_out"]
+    return {entry["file"]: entry["reason"] for entry in entries if entry["task"] in tasks}
 
 
 def test_speech_is_trimmed_aligned_and_covered_by_phonemes(corpus: Path) -> None:
@@ -207,7 +220,7 @@ def test_speech_is_trimmed_aligned_and_covered_by_phonemes(corpus: Path) -> None
 
 
 def test_what_cannot_be_used_is_left_out_with_its_reason(corpus: Path) -> None:
-    reasons = left_out(corpus)
+    reasons = left_out(corpus, "text_to_speech", "text_to_audio", "text_to_music")
     assert reasons["wrong"].startswith("alignment:")
     assert reasons["no-text"] == "no transcript"
     assert "silence" in reasons["silence/1"]
@@ -216,6 +229,8 @@ def test_what_cannot_be_used_is_left_out_with_its_reason(corpus: Path) -> None:
     assert "not readable" in reasons["elec_ping"]
     assert reasons["unheard_of"] == "not in the table of captions"
     assert reasons["perc_door"] == "the same sound as sonic-pi_misc_crow"
+    assert reasons["new-piece"] == "not in the table of pieces"
+    assert "recorded at 22050 Hz" in left_out(corpus, "audio_super_resolution")["misc_crow"]
     sources = (corpus / "SOURCES.md").read_text()
     for name, reason in reasons.items():
         assert name in sources
@@ -224,7 +239,7 @@ def test_what_cannot_be_used_is_left_out_with_its_reason(corpus: Path) -> None:
     # Every file is used or accounted for.
     report = json.loads((corpus / "corpus.json").read_text())
     effects = [entry for entry in report["left_out"] if entry["task"] == "text_to_audio"]
-    assert len(lines(corpus, "text_to_audio")) + len(effects) == 8 + 3 + 2 + 4
+    assert len(lines(corpus, "text_to_audio")) + len(effects) == 8 + 3 + 2 + 4 + 4
 
 
 def test_effects_carry_caption_license_and_source(corpus: Path) -> None:
@@ -260,9 +275,34 @@ def test_noisy_speech_has_the_stated_ratio_and_fits_the_clean_one(corpus: Path) 
 def test_manifests_are_readable_and_relative(corpus: Path) -> None:
     moved = corpus.parent / "moved elsewhere"
     shutil.copytree(corpus, moved)
-    for task in ("text_to_speech", "speech_enhancement", "text_to_audio"):
+    for task in TASKS:
         for fields in load_manifest(moved / task / "train" / "audio.jsonl").values():
             assert fields.file("audio").path.is_relative_to(moved)
+            assert fields.record["license"].startswith("CC")
+
+
+def test_derived_clips_keep_the_split_of_their_recording(corpus: Path) -> None:
+    speech, effects = lines(corpus, "text_to_speech"), lines(corpus, "text_to_audio")
+    for task, suffix in (("singing_voice_synthesis", "_sung"), ("singing_acoustic_modeling", "_contour")):
+        sung, recordings = lines(corpus, task), lines(corpus, task, "audio")
+        assert len(sung) == len(speech)
+        for audio_id, line in sung.items():
+            spoken = speech[audio_id.removesuffix(suffix)]
+            assert (line["split"], line["text"]) == (spoken["split"], spoken["text"])
+            assert (corpus / task / line["split"] / recordings[audio_id]["audio"]).is_file()
+    narrow = lines(corpus, "audio_super_resolution")
+    wide = {"drum_tom_mid_hard", "drum_tom_lo_hard", "drum_snare_hard", "loop_breakbeat"}
+    assert {audio_id.rpartition("_narrow")[0] for audio_id in narrow} == {f"sonic-pi_{name}" for name in wide}
+    for audio_id, line in narrow.items():
+        assert line["split"] == effects[audio_id.rpartition("_narrow")[0]]["split"]
+    music = lines(corpus, "text_to_music")
+    assert music["sonic-pi_loop_breakbeat"]["split"] == effects["sonic-pi_loop_breakbeat"]["split"]
+    assert music["sonic-pi_loop_breakbeat"]["tempo_bpm"] == 480.0
+    assert music["moh_macroform-cold_day_01"]["split"] == music["moh_macroform-cold_day_02"]["split"]
+    assert music["moh_macroform-cold_day_02"]["caption"] == 'the end of "Cold Day", music by Macroform'
+    films = lines(corpus, "video_to_audio")
+    recordings = {event["recording"] for line in films.values() for event in line["events"]}
+    assert recordings <= {name for name in effects if "_drum_" in name or "_bell" in name}
 
 
 def test_a_finished_corpus_holds_nothing_else_and_is_left_alone(
@@ -270,12 +310,9 @@ def test_a_finished_corpus_holds_nothing_else_and_is_left_alone(
 ) -> None:
     before = digests(corpus)
     assert sorted(path.name for path in corpus.iterdir()) == [
-        "SOURCES.md",
-        "corpus.json",
-        "licenses",
-        "speech_enhancement",
-        "text_to_audio",
-        "text_to_speech",
+        *("SOURCES.md", "audio_super_resolution", "corpus.json", "licenses", "singing_acoustic_modeling"),
+        *("singing_voice_synthesis", "speech_enhancement", "text_to_audio", "text_to_music", "text_to_speech"),
+        "video_to_audio",
     ]
     assert not [name for name in before if Path(name).name.startswith(".")]
     monkeypatch.setattr(packages, "fetch_package", lambda *_: pytest.fail("fetched again"))
@@ -321,12 +358,13 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(
     assert digests(out) == digests(corpus)
 
 
-def test_another_seed_gives_other_noise_only(apt: None, corpus: Path, tmp_path: Path) -> None:
+def test_another_seed_gives_other_noise_filters_melodies_and_films(apt: None, corpus: Path, tmp_path: Path) -> None:
     other = build(tmp_path / "other", seed=7)
     changed = {name for name, digest in digests(other).items() if digests(corpus)[name] != digest}
     noisy = {name for name in changed if name.startswith("speech_enhancement/noisy/")}
     assert len(noisy) == len(lines(corpus, "speech_enhancement"))
-    assert all(name.startswith("speech_enhancement/") or name in ("SOURCES.md", "corpus.json") for name in changed)
+    drawn = {"speech_enhancement", "audio_super_resolution", "singing_voice_synthesis", "singing_acoustic_modeling"}
+    assert {name.partition("/")[0] for name in changed} == drawn | {"video_to_audio", "SOURCES.md", "corpus.json"}
 
 
 def test_bad_folders_and_options_are_refused(apt: None, tmp_path: Path) -> None:

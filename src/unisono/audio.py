@@ -24,8 +24,10 @@ from unisono.timing import seconds_to_samples
 AudioPath = str | os.PathLike | Location
 
 WRITABLE_FORMATS = ("WAV", "FLAC", "OGG")
-# Some formats (mp3) only estimate their length; a file that ends earlier than this was cut off.
+# A file that ends earlier than its header says was cut off. The length of an mp3 may be estimated from the file's size,
+# tags included: whole files lack up to 0.52 s of it.
 _HEADER_TOLERANCE_S = 0.05
+_MP3_TOLERANCE_S = 0.6
 _BLOCK_FRAMES = 1 << 20
 _EVERYTHING = 1 << 40  # more than a header promises: some only estimate
 # A part of a recording is resampled with its surroundings, so that it sounds as it does within the whole.
@@ -33,11 +35,19 @@ _RESAMPLING_MARGIN_S = 0.05
 
 
 class AudioInfo(NamedTuple):
-    """What a header says; ``num_channels`` are averaged when read."""
+    """What a header says.
+
+    Attributes:
+        sample_rate: Hz.
+        duration_s: length.
+        num_channels: they are averaged when read.
+        tolerance_s: by how much the length may be wrong.
+    """
 
     sample_rate: int
     duration_s: float
     num_channels: int
+    tolerance_s: float
 
 
 class AudioReader(Protocol):
@@ -46,6 +56,7 @@ class AudioReader(Protocol):
     sample_rate: int
     num_frames: int
     num_channels: int
+    tolerance_s: float
 
     def read(self, start: int, frames: int) -> np.ndarray:
         """float32 ``(at most frames, channels)`` from frame ``start`` on; fewer at the end."""
@@ -74,6 +85,7 @@ class _SndfileReader:
     def __init__(self, file: sf.SoundFile) -> None:
         self.file = file
         self.sample_rate, self.num_frames, self.num_channels = file.samplerate, file.frames, file.channels
+        self.tolerance_s = _MP3_TOLERANCE_S if file.format == "MP3" else _HEADER_TOLERANCE_S
 
     def read(self, start: int, frames: int) -> np.ndarray:
         if start != self.file.tell():
@@ -83,6 +95,8 @@ class _SndfileReader:
 
 class _ArrayReader:
     """Samples in an HDF5 data set ``(S,)`` or ``(S, channels)`` with an attribute ``sample_rate``."""
+
+    tolerance_s = _HEADER_TOLERANCE_S
 
     def __init__(self, location: Location) -> None:
         self.data = hdf5_dataset(location)
@@ -152,7 +166,8 @@ def _open_with_ffmpeg(location: Location, binary: Any, error: Exception) -> Iter
 def audio_info(source: AudioPath) -> AudioInfo:
     """Rate, length and channels from the header alone."""
     with open_audio(source) as reader:
-        return AudioInfo(reader.sample_rate, reader.num_frames / reader.sample_rate, reader.num_channels)
+        duration_s = reader.num_frames / reader.sample_rate
+        return AudioInfo(reader.sample_rate, duration_s, reader.num_channels, reader.tolerance_s)
 
 
 def read_audio(
@@ -174,7 +189,7 @@ def read_audio(
         if duration_s is None:
             data = _read(reader, 0, _EVERYTHING, where)
             check_waveform(data, where)
-            _check_whole(where, len(data) / reader.sample_rate, reader.num_frames / reader.sample_rate)
+            _check_whole(where, reader, len(data))
             return _resampled(data.mean(axis=1), reader.sample_rate, sample_rate, where)
         return _read_part(reader, sample_rate, start_s, duration_s, where)
 
@@ -231,7 +246,7 @@ def audio_blocks(reader: AudioReader, where: str) -> Iterator[np.ndarray]:
         yield block
     if position == 0:
         raise UserError(f"{where}: the audio is empty (0 samples); remove the line or replace the file")
-    _check_whole(where, position / reader.sample_rate, reader.num_frames / reader.sample_rate)
+    _check_whole(where, reader, position)
 
 
 def verify_audio_file(source: AudioPath) -> None:
@@ -249,8 +264,9 @@ def _damaged(where: str, error: Exception) -> UserError:
     return UserError(f"{where}: damaged audio ({error}); re-encode it as wav or flac")
 
 
-def _check_whole(where: str, decoded_s: float, header_s: float) -> None:
-    if header_s - decoded_s > _HEADER_TOLERANCE_S:
+def _check_whole(where: str, reader: AudioReader, decoded: int) -> None:
+    decoded_s, header_s = decoded / reader.sample_rate, reader.num_frames / reader.sample_rate
+    if header_s - decoded_s > reader.tolerance_s:
         raise UserError(
             f"{where}: damaged audio (the header promises {header_s:.3f} s, {decoded_s:.3f} s can be decoded); "
             "replace the file or re-encode it as wav or flac"

@@ -26,7 +26,7 @@ class _FfmpegReader:
         self.stream = container.streams.audio[0]
         self.sample_rate, self.num_channels = int(self.stream.rate), int(self.stream.channels)
         self.zero_s = zero_s(container)
-        self.num_frames = self._promised_frames()
+        self.num_frames, self.tolerance_s = self._promised_frames(), 0.05
         self.position = 0
         self.blocks: Iterator[np.ndarray] = self._decoded(0)
         self.rest = np.zeros((0, self.num_channels), dtype=np.float32)

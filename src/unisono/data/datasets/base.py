@@ -209,16 +209,19 @@ class AudioGenerationDataset(Dataset[Sample], ABC):
             return stated_s
         location = line.file(field)
         try:
-            duration_s = audio_info(location).duration_s
+            info = audio_info(location)
         except UserError as error:
             raise line.fail(f"field {field!r}: {error}") from error
+        duration_s = info.duration_s
         if duration_s == 0:
             raise line.fail(f"field {field!r}: {location} is empty (0 samples); remove the line or replace the file")
-        if stated_s is not None and abs(stated_s - duration_s) > DURATION_TOLERANCE_S:
+        if stated_s is None:
+            return duration_s
+        if abs(stated_s - duration_s) > max(DURATION_TOLERANCE_S, info.tolerance_s):
             raise line.fail(
                 f"field 'duration_s' is {stated_s}, but {location} lasts {duration_s:.3f} s; correct the field"
             )
-        return duration_s
+        return stated_s if info.tolerance_s > DURATION_TOLERANCE_S else duration_s  # a header may only estimate
 
     def check_file(self, line: Fields, field: str) -> None:
         """Raise if a field names no file; it is looked for where files are checked."""

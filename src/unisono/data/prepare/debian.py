@@ -1,4 +1,4 @@
-"""The recipe ``debian``: three data sets of real recordings from Debian packages. docs/prepare_data.md explains it."""
+"""The recipe ``debian``: data sets of all tasks from Debian packages. docs/prepare_data.md explains it."""
 
 from __future__ import annotations
 
@@ -7,15 +7,26 @@ import importlib.util
 import json
 import logging
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unisono.data.manifest import write_jsonl
-from unisono.data.prepare import debian_effects, debian_noisy, debian_report, debian_speech, packages
-from unisono.data.prepare.splits import SPLITS, split_of
+from unisono.data.prepare import (
+    debian_effects,
+    debian_films,
+    debian_music,
+    debian_narrow,
+    debian_noisy,
+    debian_report,
+    debian_singing,
+    debian_speech,
+    packages,
+)
+from unisono.data.prepare.debian_effects import EffectJob
+from unisono.data.prepare.debian_manifests import audio_line, write_manifests
+from unisono.data.prepare.splits import split_of
 from unisono.data.prepare.steps import Record, default_workers, run_step, write_json
 from unisono.data.prepare.tables import tables_fingerprint
 from unisono.errors import UserError
@@ -24,8 +35,13 @@ from unisono.text.align import text_to_words
 logger = logging.getLogger(__name__)
 
 # Raise it when the same packages and tables would give other files.
-RECIPE_VERSION = 1
-PACKAGES = (debian_speech.TEXT_PACKAGE, debian_speech.SOUND_PACKAGE, *debian_effects.EFFECT_PACKAGES)
+RECIPE_VERSION = 2
+PACKAGES = (
+    debian_speech.TEXT_PACKAGE,
+    debian_speech.SOUND_PACKAGE,
+    *debian_effects.EFFECT_PACKAGES,
+    debian_music.MUSIC_PACKAGE,
+)
 
 
 @dataclass(frozen=True)
@@ -55,15 +71,15 @@ class _Run:
 def prepare_debian(
     out: Path, *, cache: Path | None = None, seed: int = 0, workers: int | None = None, progress: bool = True
 ) -> Path:
-    """Build ``text_to_speech``, ``speech_enhancement`` and ``text_to_audio`` in ``out``.
+    """Build the data sets of ``debian_report.TASKS`` in ``out``.
 
     A run that was killed goes on where it stopped; a finished folder is left as it is. The same seed and the same
     versions of the packages give the same files.
 
     Args:
         out: a new or empty folder, or one that this function began.
-        cache: where downloaded packages are kept (72 MB); ``out/.cache`` by default.
-        seed: of the noises and rooms; at least 0.
+        cache: where downloaded packages are kept (80 MB); ``out/.cache`` by default.
+        seed: of noises, rooms, filters, melodies and films; at least 0.
         workers: processes; all processors by default.
         progress: show progress bars.
 
@@ -97,15 +113,20 @@ def prepare_debian(
 
 def _build(run: _Run, recipe: Record, fetched: list[packages.Package]) -> None:
     # What a killed run was just writing.
-    for task_folder in ("text_to_speech/audio", "speech_enhancement/noisy", "text_to_audio/audio"):
-        for partial in (run.out / task_folder).glob(".*"):
+    for task in debian_report.TASKS:
+        for partial in (run.out / task).glob("*/.*"):
             partial.unlink()
     roots = {package.name: packages.unpack_package(package, run.work / "unpacked") for package in fetched}
     debian_effects.unpack_opensfx(roots[debian_effects.OPENSFX])
 
     utterances, splits, left_out = _speech(run, roots)
     _enhancement(run, roots, utterances, splits)
-    left_out += _effects(run, roots)
+    _singing(run, utterances, splits)
+    effects, effect_splits, effects_left_out = _effects(run, roots)
+    left_out += effects_left_out
+    left_out += _super_resolution(run, effects, effect_splits)
+    left_out += _music(run, roots, effects, effect_splits)
+    _films(run, effects, effect_splits)
     debian_report.write_report(run.out, recipe, fetched, roots, left_out)
 
 
@@ -130,8 +151,8 @@ def _speech(run: _Run, roots: dict[str, Path]) -> tuple[list[Record], dict[str, 
         }
         for utterance in utterances
     ]
-    audio = [_audio_line(u["audio_id"], "../audio", u["duration_s"], debian_speech.LICENSE) for u in utterances]
-    _write_manifests(folder, splits, content, audio)
+    audio = [audio_line(u["audio_id"], "../audio", u["duration_s"], debian_speech.LICENSE) for u in utterances]
+    write_manifests(folder, splits, content, audio)
     return utterances, splits, left_out
 
 
@@ -155,12 +176,23 @@ def _enhancement(run: _Run, roots: dict[str, Path], utterances: list[Record], sp
                 "source": debian_speech.SOUND_PACKAGE,
             }
         )
-        line = _audio_line(clean_id, "../../text_to_speech/audio", record["duration_s"], debian_speech.LICENSE)
+        line = audio_line(clean_id, "../../text_to_speech/audio", record["duration_s"], debian_speech.LICENSE)
         audio.append({**line, "audio_id": job.job_id})
-    _write_manifests(folder, {job.job_id: splits[job.clean.stem] for job in jobs}, content, audio)
+    write_manifests(folder, {job.job_id: splits[job.clean.stem] for job in jobs}, content, audio)
 
 
-def _effects(run: _Run, roots: dict[str, Path]) -> list[Record]:
+def _singing(run: _Run, utterances: list[Record], splits: dict[str, str]) -> None:
+    speech, songs = run.out / "text_to_speech" / "audio", run.out / "singing_voice_synthesis" / "audio"
+    contours = run.out / "singing_acoustic_modeling" / "f0"
+    jobs = debian_singing.sung_jobs(utterances, splits, speech, songs, contours, run.seed)
+    records = run.step("singing", debian_singing.prepare_sung, jobs, "singing")
+    debian_singing.write_sung(run.out, jobs, records, utterances, splits)
+
+
+Effects = list[tuple[EffectJob, Record]]
+
+
+def _effects(run: _Run, roots: dict[str, Path]) -> tuple[Effects, dict[str, str], list[Record]]:
     folder = run.out / "text_to_audio"
     jobs: list[debian_effects.EffectJob] = []
     left_out: list[Record] = []
@@ -173,27 +205,35 @@ def _effects(run: _Run, roots: dict[str, Path]) -> list[Record]:
     content, audio = [], []
     for job, record in kept:
         content.append({"audio_id": job.job_id, "caption": job.caption, "license": job.license, "source": job.package})
-        line = _audio_line(job.job_id, "../audio", record["duration_s"], job.license)
+        line = audio_line(job.job_id, "../audio", record["duration_s"], job.license)
         line["native_sample_rate"] = record["native_sample_rate"]
         audio.append({**line, "credit": job.credit.strip()} if job.credit else line)
-    _write_manifests(folder, debian_effects.effect_splits(kept), content, audio)
-    return left_out + dropped
+    splits = debian_effects.effect_splits(kept)
+    write_manifests(folder, splits, content, audio)
+    return kept, splits, left_out + dropped
 
 
-def _audio_line(audio_id: str, folder: str, duration_s: float, license_name: str) -> Record:
-    return {
-        "audio_id": audio_id,
-        "audio": f"{folder}/{audio_id}.flac",
-        "duration_s": round(duration_s, 6),
-        "license": license_name,
-    }
+def _super_resolution(run: _Run, effects: Effects, splits: dict[str, str]) -> list[Record]:
+    folder = run.out / "audio_super_resolution"
+    jobs = debian_narrow.narrow_jobs(effects, folder / "narrow", run.seed)
+    records = run.step("narrow", debian_narrow.prepare_narrow, jobs, "taking treble away")
+    return debian_narrow.write_narrow(folder, jobs, records, splits)
 
 
-def _write_manifests(folder: Path, splits: dict[str, str], content: Iterable[Record], audio: Iterable[Record]) -> None:
-    content, audio = list(content), list(audio)
-    for split in SPLITS:
-        for name, lines in (("content", content), ("audio", audio)):
-            write_jsonl(folder / split / f"{name}.jsonl", (line for line in lines if splits[line["audio_id"]] == split))
+def _music(run: _Run, roots: dict[str, Path], effects: Effects, splits: dict[str, str]) -> list[Record]:
+    folder = run.out / "text_to_music"
+    jobs, left_out = debian_music.piece_jobs(roots[debian_music.MUSIC_PACKAGE], folder / "audio")
+    jobs += debian_music.effect_music_jobs([job for job, _ in effects], folder / "audio")
+    records = run.step("music", debian_music.prepare_music, jobs, "music")
+    return left_out + debian_music.write_music(folder, jobs, records, splits)
+
+
+def _films(run: _Run, effects: Effects, splits: dict[str, str]) -> None:
+    folder = run.out / "video_to_audio"
+    sounds = debian_films.film_sounds([job for job, _ in effects], splits)
+    jobs = debian_films.film_jobs(sounds, folder, run.seed)
+    records = run.step("films", debian_films.prepare_film, jobs, "films")
+    debian_films.write_films(folder, jobs, records)
 
 
 def _is_finished(out: Path, recipe: Record) -> bool:
@@ -213,9 +253,11 @@ def _is_finished(out: Path, recipe: Record) -> bool:
 
 
 def _check_installed() -> None:
-    missing = [name for name in ("av", "pocketsphinx", "pyroomacoustics") if importlib.util.find_spec(name) is None]
+    missing = [
+        name for name in ("av", "pocketsphinx", "pyroomacoustics", "pyworld") if importlib.util.find_spec(name) is None
+    ]
     if missing:
-        raise UserError(f"the recipe 'debian' needs {', '.join(missing)}; run: pip install 'unisono[speech]'")
+        raise UserError(f"the recipe 'debian' needs {', '.join(missing)}; run: pip install 'unisono[speech,singing]'")
 
 
 def _check_out(out: Path, cache: Path) -> None:

@@ -121,8 +121,7 @@ def prepare_effect(job: EffectJob) -> Record:
     peak = float(np.abs(waveform).max(initial=0.0))
     if peak < _SILENT_PEAK:
         return {"reason": "silent"}
-    loud = np.flatnonzero(np.abs(waveform) > peak * 10 ** (-_TRIM_BELOW_DB / 20))
-    waveform = waveform[max(0, loud[0] - native_rate // 100) : loud[-1] + native_rate // 20]
+    waveform = trim_ends(waveform, native_rate)
     longest, shortest = int(LONGEST_S * native_rate), int(SHORTEST_S * native_rate)
     if len(waveform) > longest:
         waveform = waveform[:longest].copy()
@@ -141,6 +140,12 @@ def prepare_effect(job: EffectJob) -> Record:
         "native_sample_rate": native_rate,
         "digest": digest,
     }
+
+
+def trim_ends(waveform: np.ndarray, sample_rate: int) -> np.ndarray:
+    """``(S,)``, not silent, without what is 50 dB below its peak at its ends, but for 10 ms before and 50 ms after."""
+    loud = np.flatnonzero(np.abs(waveform) > float(np.abs(waveform).max()) * 10 ** (-_TRIM_BELOW_DB / 20))
+    return waveform[max(0, loud[0] - sample_rate // 100) : loud[-1] + sample_rate // 20]
 
 
 def drop_copies(jobs: list[EffectJob], records: list[Record]) -> tuple[list[tuple[EffectJob, Record]], list[Record]]:

@@ -5,7 +5,6 @@ Everything is mixed at the 16 kHz of the recordings, so that the stated ratio ho
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import soxr
 from unisono.audio import read_audio, write_audio
 from unisono.data.degrade import make_noise, mix_at_snr, reverberate
 from unisono.data.prepare.debian_effects import package_recordings
+from unisono.data.prepare.debian_manifests import job_rng
 from unisono.data.prepare.splits import SPLITS
 from unisono.data.prepare.steps import Record
 from unisono.data.prepare.tables import first_match, load_table
@@ -82,7 +82,7 @@ def noisy_jobs(
 
 def prepare_noisy(job: NoisyJob) -> Record:
     """Draw room, noise and ratio from ``(seed, job_id)``, mix, write."""
-    rng = np.random.default_rng([job.seed, *hashlib.sha256(job.job_id.encode()).digest()])
+    rng = job_rng(job.seed, job.job_id)
     clean = read_audio(job.clean, SAMPLE_RATE)
     reverberant, recorded = rng.random() < REVERBERANT_SHARE, rng.random() < RECORDED_SHARE
     snr_db = round(float(rng.uniform(MIN_SNR_DB, MAX_SNR_DB)), 1)

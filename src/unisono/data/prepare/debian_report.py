@@ -13,7 +13,18 @@ from unisono.data.prepare.packages import Package
 from unisono.data.prepare.splits import SPLITS
 from unisono.data.prepare.steps import Record, write_json
 
-TASKS = ("text_to_speech", "speech_enhancement", "text_to_audio")
+TASKS = (
+    "text_to_speech",
+    "speech_enhancement",
+    "text_to_audio",
+    "text_to_music",
+    "singing_voice_synthesis",
+    "singing_acoustic_modeling",
+    "audio_super_resolution",
+    "video_to_audio",
+)
+# Whose targets are recordings of the packages; those of the other tasks are derived from these.
+RECORDED_TASKS = ("text_to_speech", "text_to_audio", "text_to_music")
 
 
 def write_report(
@@ -38,14 +49,16 @@ def _count(folder: Path) -> dict[str, Any]:
 
 
 def _source(out: Path, package: Package) -> dict[str, Any]:
-    """Clips and minutes that come from a package; the noises within noisy speech are not counted."""
+    """Clips and minutes that are recordings of a package; what is derived from them is not counted."""
     clips: list[tuple[str, float]] = []
-    for task in ("text_to_speech", "text_to_audio"):
+    for task in RECORDED_TASKS:
         for split in SPLITS:
             content = {line["audio_id"]: line for _, line in read_jsonl(out / task / split / "content.jsonl")}
             for _, line in read_jsonl(out / task / split / "audio.jsonl"):
                 if content[line["audio_id"]]["source"] == package.name:
                     clips.append((line["license"], line["duration_s"]))
+        if clips:  # A loop that is also music counts as the sound effect that it was first.
+            break
     return {
         "package": package.name,
         "version": package.version,
@@ -61,7 +74,10 @@ def _markdown(datasets: dict[str, Any], sources: list[Record], left_out: list[Re
         f"Made by `unisono prepare debian` (recipe version {recipe['recipe_version']}, seed {recipe['seed']}) from "
         "packages of the Debian archive. The packages' own statements of copyright are in `licenses/`; whoever passes "
         "this corpus on has to pass them on too. "
-        "The noisy speech is derived from the voice prompts and carries their licence, CC-BY-SA-3.0.",
+        "The table counts recordings; what is derived from them carries their licence: noisy speech and singing are "
+        "made of the voice prompts (CC-BY-SA-3.0). Nobody sang: the vocoder WORLD was given the prompts and drawn "
+        "melodies. The narrow recordings of audio_super_resolution and the sounds of the films are made of sound "
+        "effects; the films' pictures are drawn. Each line of content.jsonl has its licence.",
         "",
         "| package | version | clips | minutes | licences (clips) |",
         "| --- | --- | --- | --- | --- |",
@@ -70,12 +86,25 @@ def _markdown(datasets: dict[str, Any], sources: list[Record], left_out: list[Re
         licenses = ", ".join(f"{name} ({clips})" for name, clips in source["licenses"].items()) or "text only"
         row = (source["package"], source["version"], source["clips"], f"{source['minutes']:.1f}", licenses)
         lines.append("| " + " | ".join(map(str, row)) + " |")
-    lines += ["", "The voice is Allison Smith's.", "", "## Data sets", "", "| task | split | clips | minutes |"]
+    lines += [
+        "",
+        "The voice is Allison Smith's. The music of asterisk-moh-opsound-g722 is by Paul Shuler (Macroform), "
+        "Manolo Camp and Reno Project.",
+    ]
+    lines += ["", "## Data sets", "", "| task | split | clips | minutes |"]
     lines.append("| --- | --- | --- | --- |")
     for task, splits in datasets.items():
         lines += [f"| {task} | {split} | {n['clips']} | {n['minutes']:.1f} |" for split, n in splits.items()]
-    lines += ["", f"## Left out ({len(left_out)} files)", "", "| source | file | reason |", "| --- | --- | --- |"]
-    lines += [f"| {entry['source']} | {entry['file']} | {_cell(entry['reason'])} |" for entry in left_out]
+    lines += [
+        "",
+        f"## Left out ({len(left_out)} files)",
+        "",
+        "| task | source | file | reason |",
+        "| --- | --- | --- | --- |",
+    ]
+    lines += [
+        f"| {entry['task']} | {entry['source']} | {entry['file']} | {_cell(entry['reason'])} |" for entry in left_out
+    ]
     return "\n".join(lines) + "\n"
 
 

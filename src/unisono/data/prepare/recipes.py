@@ -51,13 +51,13 @@ def _corpus(name: str, description: str, *options: str) -> Recipe:
 _ROWS = (
     Recipe(
         name="mini",
-        description="synthetic sounds and synthetic speech for all tasks, made in about a minute without a network",
+        description="synthetic sounds, music, speech, singing and films: all eight tasks in two minutes, no network",
         target="unisono.data.mini.corpus:build_mini_corpus",
         options=("seed", "workers", "progress", "overwrite"),
     ),
     Recipe(
         name="debian",
-        description="real recordings from Debian packages: 23 minutes of one voice, the same in noise, sound effects",
+        description="real recordings from Debian packages for all tasks: 23 minutes of one voice, sound effects, music",
         target="unisono.data.prepare.debian:prepare_debian",
         options=("seed", "workers", "progress", "cache"),
     ),
