@@ -1,12 +1,15 @@
 """The loader alone: items per second and padding, recordings against cached latents; and the index of long manifests.
 
     OMP_NUM_THREADS=1 python benchmarks/loader.py [--clips 600] [--rounds 5] [--seconds 4] [--folder DIR]
+    python benchmarks/loader.py --training [--clips 200] [--rounds 5]
     OMP_NUM_THREADS=1 python benchmarks/loader.py --index 10000000 [--folder DIR]
 
 The first makes its own clips of 8 to 12 seconds (24 kHz, mono, 16 bit) in a temporary folder, caches their latents and
 runs the training loader with the real collator in batches of 16; every round tries all settings in turn, so that all
-meet the same load. The second writes a manifest of so many lines, and tells what opening it costs and what each of four
-workers keeps to itself. All files are read before they are timed: what is measured is the loader, not the disk.
+meet the same load. The second times training steps of the model `tiny` on flac files and on cached latents, in turns,
+loaded in the training process itself. The third writes a manifest of so many lines, and tells what opening it costs and
+what each of four workers keeps to itself. All files are read before they are timed: what is measured is the loader, not
+the disk.
 """
 
 from __future__ import annotations
@@ -122,6 +125,51 @@ def compare(folder: Path, clips: int, rounds: int, seconds: float) -> None:
         print(f"| {kind} | " + " | ".join(cells) + f" | {100 * statistics.mean(padding[kind]):.1f} % |")
 
 
+# -- training ---------------------------------------------------------------------------------------------------------
+
+TRAINED_ITEMS, TRAINED_STEPS = 8, 6
+
+
+def step_seconds(model: torch.nn.Module, dataset: TextToAudioDataset) -> float:
+    """Median seconds of a training step, loading included."""
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4, fused=True)
+    batches = iter(train_dataloader(ConcatDataset([dataset]), TRAINED_ITEMS, Collator()))
+    seconds = []
+    for _ in range(TRAINED_STEPS):
+        begin = time.perf_counter()
+        with torch.autocast("cpu", torch.bfloat16):
+            output = model(next(batches))
+            loss = torch.nn.functional.mse_loss(output.prediction.float(), output.target)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        seconds.append(time.perf_counter() - begin)
+    return statistics.median(seconds[1:])
+
+
+def compare_training(folder: Path, clips: int, rounds: int) -> None:
+    from hydra.utils import instantiate
+
+    from unisono.config import compose
+
+    make_clips(folder, clips)
+    model = instantiate(compose("default").model).train()
+    cached = data_set(folder, "wav")
+    (filled,) = fill_demands(demands_of({"autoencoder": model.autoencoder}, [[cached]]), folder / "cache", workers=2)
+    assert not filled.faults, filled.faults
+    attach([cached], model.autoencoder, folder / "cache")
+    raw = data_set(folder, "flac")
+    pairs = [(step_seconds(model, raw), step_seconds(model, cached)) for _ in range(rounds)]
+    ratios = [cached_s / raw_s for raw_s, cached_s in pairs]
+    print(
+        f"steps of {TRAINED_ITEMS} clips of 8 to 12 s, model tiny, {rounds} rounds in turns, {os.cpu_count()} cores\n"
+    )
+    print("| | seconds per step: median (least to most) |\n| --- | --- |")
+    for name, seconds in zip(("flac files", "cached latents"), zip(*pairs, strict=True), strict=True):
+        print(f"| {name} | {statistics.median(seconds):.2f} ({min(seconds):.2f} to {max(seconds):.2f}) |")
+    print(f"| ratio | {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}) |")
+
+
 # -- index ------------------------------------------------------------------------------------------------------------
 
 
@@ -202,12 +250,15 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=600)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=4.0)
+    parser.add_argument("--training", action="store_true")
     parser.add_argument("--index", type=int, metavar="LINES")
     parser.add_argument("--folder", type=Path, help="where the temporary folder is made")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=given.folder) as temporary:
         if given.index:
             measure_index(Path(temporary), given.index)
+        elif given.training:
+            compare_training(Path(temporary), given.clips, given.rounds)
         else:
             compare(Path(temporary), given.clips, given.rounds, given.seconds)
 
