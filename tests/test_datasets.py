@@ -234,7 +234,7 @@ def test_a_speaker_may_be_a_reference_recording(tmp_path: Path) -> None:
     assert vectors[0].shape == (42,) and torch.equal(vectors[0], vectors[2])
     assert not torch.allclose(vectors[0], vectors[1])
     with pytest.raises(UserError, match=r"jsonl:1: field 'speaker_audio' needs the data set's speaker_encoder"):
-        make(tmp_path, "text_to_speech", changes)
+        make(tmp_path, "text_to_speech", changes)[0]
 
 
 def test_video_features_take_the_place_of_pictures(tmp_path: Path) -> None:
@@ -408,3 +408,37 @@ def test_a_score_with_lyrics_says_all_that_is_sung(tmp_path: Path) -> None:
     (folder / "twinkle.mid").write_bytes(b"MThd no score")
     with pytest.raises(UserError, match=r"content\.jsonl:1: field 'score': .*twinkle\.mid"):
         make(tmp_path, "singing_voice_synthesis", {**fields, "score": "scores/twinkle.mid"}, inference=True)
+
+
+def test_a_last_unit_longer_than_the_crop_leaves_the_others_to_be_seen(tmp_path: Path) -> None:
+    changes = {"durations_s": [0.2, 0.1, 0.15, 0.15, 1.4]}
+    dataset = make(tmp_path, "text_to_speech", changes, crop_s=0.4)
+    shown = {dataset.sample(0, epoch).content[0].phonemes for epoch in range(40)}
+    assert shown == {("_", "a"), ("a", "b", "c"), ("b", "c"), ("c",)}
+
+
+def test_a_silent_part_of_a_recording_does_not_end_the_training(tmp_path: Path) -> None:
+    make(tmp_path, "speech_enhancement")
+    half = clicks()
+    half[RATE:] = 0
+    sf.write(tmp_path / "target.wav", half, RATE, "FLOAT")
+    paths = (tmp_path / "content.jsonl", tmp_path / "audio.jsonl")
+    cropped = DATASETS["speech_enhancement"](*paths, degradation=Halved(), crop_s=0.5)
+    assert any(not cropped.sample(0, epoch).waveform.any() for epoch in range(30))
+    sf.write(tmp_path / "target.wav", 0 * half, RATE, "FLOAT")
+    with pytest.raises(UserError, match="the clean target is silent"):
+        DATASETS["speech_enhancement"](*paths, degradation=Halved())[0]
+
+
+def test_null_stands_for_a_field_that_is_not_there(tmp_path: Path) -> None:
+    dataset = make(tmp_path, "video_to_audio")
+    line = json.loads((tmp_path / "content.jsonl").read_text())
+    (tmp_path / "content.jsonl").write_text(json.dumps({**line, "video_features": None}) + "\n")
+    dataset = DATASETS["video_to_audio"](tmp_path / "content.jsonl", tmp_path / "audio.jsonl")
+    assert dataset[0].content[0].frames is not None
+
+
+@pytest.mark.parametrize("option", [{"max_samples": 3}, {"split": "train"}, {"audio": "audio.jsonl"}])
+def test_options_that_a_stream_has_no_use_for_are_refused(option: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=f"has no use for {next(iter(option))}"):
+        DATASETS["text_to_audio"](None, **option)

@@ -131,9 +131,36 @@ def test_a_cache_folder_that_cannot_be_made_costs_time_only(manifests, kept: Pat
 
 def test_lines_are_read_in_other_processes(manifests) -> None:
     file = ManifestFile(manifests[0])
-    file.fields(0, 1)  # the map is open now
+    file.fields(0, 1)  # it is open now
     copy = pickle.loads(pickle.dumps(file))
     assert copy.fields(0, 1).record == file.fields(0, 1).record
+
+
+def test_a_kept_index_travels_as_the_place_of_its_files(manifests, kept: Path) -> None:
+    built(manifests)
+    mapped = built(manifests, no_check)
+    packed = pickle.dumps(mapped)
+    assert str(kept).encode() in packed
+    copy = pickle.loads(packed)
+    assert isinstance(copy.duration_s, np.memmap) and np.array_equal(copy.id_hash, mapped.id_hash)
+    part = mapped.rows(np.array([3, 1]))
+    assert pickle.loads(pickle.dumps(part)).duration_s.tolist() == part.duration_s.tolist()
+    assert pickle.loads(pickle.dumps(mapped.rows(slice(4)))).duration_s.tolist() == mapped.duration_s[:4].tolist()
+
+
+def test_a_manifest_that_is_cut_off_under_a_run_is_an_error(manifests) -> None:
+    index, file = built(manifests), ManifestFile(manifests[0])
+    assert file.fields(int(index.content_offset[19]), 20).audio_id() == "clip 19 é"
+    manifests[0].write_bytes(manifests[0].read_bytes()[:100])
+    with pytest.raises(UserError, match=r"content\.jsonl:20: not JSON"):
+        file.fields(int(index.content_offset[19]), 20)
+
+
+def test_a_line_longer_than_is_read_at_once(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "content.jsonl", [{"audio_id": "a", "caption": "é" * 9000}, {"audio_id": "b"}])
+    file = ManifestFile(path)
+    assert len(file.fields(0, 1).record["caption"]) == 9000
+    assert file.fields(len(path.read_bytes().split(b"\n")[0]) + 1, 2).record == {"audio_id": "b"}
 
 
 def test_an_id_that_comes_twice_is_named_in_either_manifest(manifests) -> None:

@@ -58,6 +58,7 @@ def folder(tmp_path: Path) -> Path:
         pcm = file.create_dataset("pcm", data=(sweep() * 32768).astype(np.int16))
         pcm.attrs["sample_rate"] = RATE
         file.create_dataset("no rate", data=sweep())
+        file.create_dataset("unsigned", data=np.zeros(9, np.uint16)).attrs["sample_rate"] = RATE
         file.create_dataset("text", data=["words"], dtype=h5py.string_dtype())
     return folder
 
@@ -227,6 +228,7 @@ def test_a_name_that_names_no_member_is_refused(tmp_path: Path, place: str, word
         ("a.h5::gone", "a.h5::gone: the file has no data set of that name"),
         ("a.h5::files", "a.h5::files: the file has no data set of that name"),
         ("a.h5::no rate", "a.h5::no rate: samples need an attribute sample_rate"),
+        ("a.h5::unsigned", "a.h5::unsigned: samples are uint16; store int16"),
         ("a.h5::text", "a.h5::text: holds object, not numbers"),
     ],
 )
@@ -301,3 +303,20 @@ def test_three_hours_are_read_in_parts_without_decoding_them(tmp_path: Path) -> 
     part = read_audio(tmp_path / "long.wav", 8000, 150 * 60 + 10.0, 2.0)
     assert time.perf_counter() - started < 1.0
     assert part == pytest.approx(np.full(16_000, 150 / 200), abs=1e-3)
+
+
+def test_a_part_of_a_file_that_was_cut_off_is_refused_not_filled_with_silence(tmp_path: Path) -> None:
+    sf.write(tmp_path / "a.mp3", np.random.default_rng(0).uniform(-0.3, 0.3, 8 * RATE), RATE)
+    whole = (tmp_path / "a.mp3").read_bytes()
+    (tmp_path / "a.mp3").write_bytes(whole[: len(whole) // 2])
+    assert read_audio(tmp_path / "a.mp3", RATE, 1.0, 1.0).all()
+    with pytest.raises(UserError, match=r"promises 8\.000 s"):
+        read_audio(tmp_path / "a.mp3", RATE, 3.5, 2.0)
+
+
+@pytest.mark.parametrize("head", ["#EXTM3U\n", "#EXTM3U\n# caf\udce9\n", "ffconcat version 1.0\n# \udcff\udcfe\n" * 50])
+def test_no_playlist_reaches_ffmpeg_whatever_its_encoding(head: str, tmp_path: Path) -> None:
+    path = tmp_path / "list.m4a"
+    path.write_bytes((head + "file 'one.flac'\n").encode(errors="surrogateescape"))
+    with pytest.raises(UserError, match="it is a text, such as a playlist"):
+        read_audio(path, RATE)

@@ -20,6 +20,7 @@ from conftest import TOY_PHONEMES, TOY_SPEAKERS
 from toy import toy_collator, toy_dataset
 from unisono.data.collate import Collator
 from unisono.data.datasets import DATASETS
+from unisono.data.manifest import write_jsonl
 from unisono.data.order import TrainBatches
 from unisono.data.shards import write_shards
 from unisono.data.streaming import StreamedBatches, TarShards, streamed_dataloader
@@ -248,3 +249,31 @@ def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
             archive.addfile(info, io.BytesIO(data))
     with pytest.raises(UserError, match=r"x\.tar: a\.flac: duplicate file name in tar file.*names must be unique"):
         ids(StreamedBatches([source(tmp_path, pattern="x.tar")], 1, num_streams=1), 1)
+
+
+def test_numbers_in_archives_become_files_of_their_own(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["f0"] = np.full(60, 220.0)
+        file["encoded"] = np.frombuffer(flac(0.6), dtype=np.uint8)
+        samples = file.create_dataset("samples", data=np.full((14_400, 2), 0.25, dtype=np.float32))
+        samples.attrs["sample_rate"] = RATE
+    line = {"phonemes": ["a"], "durations_s": [0.6], "f0_hz": "a.h5::f0", "f0_rate_hz": 100}
+    for number, member in enumerate(("samples", "encoded")):
+        write_jsonl(tmp_path / "content.jsonl", [{"audio_id": "x", **line}])
+        write_jsonl(tmp_path / "audio.jsonl", [{"audio_id": "x", "audio": f"a.h5::{member}"}])
+        dataset = DATASETS["singing_acoustic_modeling"](tmp_path / "content.jsonl", tmp_path / "audio.jsonl")
+        write_shards(dataset, tmp_path / str(number), progress=False)
+        streamed = source(tmp_path / str(number), "singing_acoustic_modeling", "*.tar")
+        (sample,) = next(iter(StreamedBatches([streamed], 1, num_streams=1)))
+        assert torch.equal(sample.waveform, dataset[0].waveform)
+        assert torch.equal(sample.content[0].f0_hz, dataset[0].content[0].f0_hz)
+
+
+def test_items_beyond_the_limit_are_left_out_of_a_stream(shards: Path) -> None:
+    batches = StreamedBatches([source(shards, max_duration_s=0.6)], 4, num_streams=2)
+    seen = [sample for batch in itertools.islice(iter(batches), 40) for sample in batch]
+    assert 10 < len({sample.audio_id for sample in seen}) < 80
+    assert max(sample.waveform.shape[0] for sample in seen) <= 0.6 * RATE
+    with pytest.raises(UserError, match="hold no items"):
+        ids(StreamedBatches([source(shards, max_duration_s=0.1)], 4, num_streams=2), 1)

@@ -30,6 +30,7 @@ _HEADER_TOLERANCE_S = 0.05
 _MP3_TOLERANCE_S = 0.6
 _BLOCK_FRAMES = 1 << 20
 _EVERYTHING = 1 << 40  # more than a header promises: some only estimate
+_SAMPLE_TYPES = tuple(map(np.dtype, ("int16", "int32", "float16", "float32", "float64")))
 # A part of a recording is resampled with its surroundings, so that it sounds as it does within the whole.
 _RESAMPLING_MARGIN_S = 0.05
 
@@ -101,8 +102,10 @@ class _ArrayReader:
     def __init__(self, location: Location) -> None:
         self.data = hdf5_dataset(location)
         rate = self.data.attrs.get("sample_rate")
-        if rate is None:
-            raise UserError(f"{location}: samples need an attribute sample_rate; set it, in Hz")
+        if not isinstance(rate, int | float | np.number) or rate != int(rate):
+            raise UserError(f"{location}: samples need an attribute sample_rate, whole Hz; it is {rate!r}")
+        if self.data.dtype not in _SAMPLE_TYPES:
+            raise UserError(f"{location}: samples are {self.data.dtype}; store int16, int32 or floats from -1 to 1")
         check_sample_rate(int(rate), str(location))
         shape = self.data.shape
         if self.data.ndim not in (1, 2) or (self.data.ndim == 2 and shape[1] > 64):
@@ -114,7 +117,7 @@ class _ArrayReader:
 
     def read(self, start: int, frames: int) -> np.ndarray:
         part = np.asarray(self.data[start : start + frames]).reshape(-1, self.num_channels)
-        if part.dtype.kind in "iu":
+        if part.dtype.kind == "i":
             return part.astype(np.float32) / float(np.iinfo(part.dtype).max + 1)
         return part.astype(np.float32)
 
@@ -201,12 +204,14 @@ def _read_part(reader: AudioReader, sample_rate: int, start_s: float, duration_s
         raise UserError(
             f"{where}: a part from {start_s:.3f} s on was asked for; it ends at {reader.num_frames / rate:.3f} s"
         )
-    margin = 0 if rate == sample_rate else min(begin, seconds_to_samples(_RESAMPLING_MARGIN_S, rate))
+    margin = 0 if rate == sample_rate else seconds_to_samples(_RESAMPLING_MARGIN_S, rate)
     # Begin at a sample that both rates have, so that the part is not shifted by a fraction of one.
     common = rate // np.gcd(rate, sample_rate)
-    first = (begin - margin) // common * common
+    first = max(0, begin - margin) // common * common
     data = _read(reader, first, end - first + margin, where)
     check_waveform(data, where)
+    if len(data) < end - first + margin:  # the recording's end, or that of a file that was cut off
+        _check_whole(where, reader, first + len(data))
     whole = _resampled(data.mean(axis=1), rate, sample_rate, where)
     offset = seconds_to_samples(start_s - first / rate, sample_rate)
     samples = seconds_to_samples(duration_s, sample_rate)

@@ -6,6 +6,9 @@ from typing import Any, BinaryIO
 
 from unisono.errors import UserError
 
+_TEXT_BYTES = frozenset(b"\t\r\n" + bytes(range(32, 127)) + b"\xef\xbb\xbf")
+_PLAYLIST_MARKS = (b"#EXTM3U", b"ffconcat version", b"<MPD", b"c=IN IP", b"[playlist]")
+
 
 def zero_s(container: Any) -> float:
     """Time zero of an open PyAV container: the earliest start of any of its streams, for sound and pictures alike."""
@@ -17,11 +20,9 @@ def zero_s(container: Any) -> float:
 
 def refuse_text(file: BinaryIO, where: str, kind: str) -> None:
     """Playlists, scripts and session descriptions are text; FFmpeg would open the files and addresses they name."""
-    head = file.read(512)
+    head = file.read(4096)
     file.seek(0)
-    try:
-        text = head.decode("utf-8")
-    except UnicodeDecodeError:
-        return
-    if head and all(character.isprintable() or character in "\t\r\n" for character in text):
+    readable = sum(byte in _TEXT_BYTES for byte in head)
+    is_text = b"\0" not in head and readable > 0.9 * len(head)
+    if head and (is_text or any(mark in head for mark in _PLAYLIST_MARKS)):
         raise UserError(f"{where}: not readable as {kind} (it is a text, such as a playlist); give a recording")

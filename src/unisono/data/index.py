@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import mmap
 import os
 import shutil
 from array import array
@@ -32,29 +31,35 @@ CACHED_FROM_ITEMS = 50_000
 
 _VERSION = 1
 _NONE = -1
+_LINE_BYTES = 4096
 
 Check = Callable[[Fields, Fields | None], float]
 """Checks an item's content and target lines, and returns the target's seconds (0 without a target)."""
 
 
 class ManifestFile:
-    """Random access to the lines of a manifest; mapped into memory, so processes share it."""
+    """Random access to the lines of a manifest, through one descriptor per process."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._map: mmap.mmap | None = None
+        self._opened: tuple[int, int] | None = None  # process, descriptor
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "_map": None}
+        return {"path": self.path, "_opened": None}
 
     def fields(self, offset: int, line: int) -> Fields:
         """The line that begins at byte ``offset``."""
-        if self._map is None:
-            with self.path.open("rb") as file:
-                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        end = self._map.find(b"\n", offset)
-        raw = self._map[offset : end if end >= 0 else len(self._map)]
-        return Fields(self.path, line, parse_line(f"{self.path}:{line}", raw))
+        if self._opened is None or self._opened[0] != os.getpid():
+            self._opened = (os.getpid(), os.open(self.path, os.O_RDONLY))
+        raw = b""
+        # Not a memory map: a file that is cut off under it would end the process.
+        while b"\n" not in raw and (part := os.pread(self._opened[1], _LINE_BYTES, offset + len(raw))):
+            raw += part
+        return Fields(self.path, line, parse_line(f"{self.path}:{line}", raw.partition(b"\n")[0]))
+
+    def __del__(self) -> None:
+        if self._opened is not None and self._opened[0] == os.getpid():
+            os.close(self._opened[1])
 
 
 @dataclass(frozen=True)
@@ -78,9 +83,39 @@ class Index:
     def __len__(self) -> int:
         return len(self.duration_s)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A mapped column travels as the place of its file, so that spawned workers share its pages too."""
+        return _from_columns, ({f.name: _packed(getattr(self, f.name)) for f in fields(self)},)
+
     def rows(self, chosen: np.ndarray | slice) -> Index:
         """Some of the rows; a slice copies nothing."""
         return Index(**{f.name: getattr(self, f.name)[chosen] for f in fields(self)})
+
+
+def _packed(column: np.ndarray) -> Any:
+    """A whole mapped ``.npy`` file as its path and stamp; anything else as it is."""
+    path = getattr(column, "filename", None)
+    if not isinstance(column, np.memmap) or path is None or column.nbytes + column.offset != os.stat(path).st_size:
+        return np.asarray(column)
+    return _Mapped(str(path), os.stat(path).st_mtime_ns)
+
+
+@dataclass(frozen=True)
+class _Mapped:
+    path: str
+    mtime_ns: int
+
+
+def _from_columns(columns: dict[str, Any]) -> Index:
+    return Index(**{name: _unpacked(column) for name, column in columns.items()})
+
+
+def _unpacked(column: Any) -> np.ndarray:
+    if not isinstance(column, _Mapped):
+        return column
+    if os.stat(column.path).st_mtime_ns != column.mtime_ns:
+        raise UserError(f"{column.path} was replaced while this run began; start it again")
+    return np.load(column.path, mmap_mode="r", allow_pickle=False)
 
 
 _TYPES: dict[str, Any] = {

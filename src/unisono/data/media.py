@@ -7,6 +7,7 @@ open within a process and are opened anew in a forked one.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import tarfile
@@ -27,6 +28,7 @@ _HDF5 = (".h5", ".hdf5", ".hdf")
 _SAFETENSORS = (".safetensors",)
 _COMPRESSED_TAR = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 _OPEN_ARCHIVES = 32
+_KNOWN_TARS = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,7 @@ class Location:
         if not self.is_file():
             return False
         if self.is_tar:
-            return self.member in _tar_members(self.path)
+            return _tar_members(self.path).find(str(self.member)) is not None
         if self.is_hdf5:
             return _hdf5_get(self) is not None
         return True
@@ -103,7 +105,7 @@ class Location:
         if self.is_tar:
             return _read_tar_member(self)
         if self.is_hdf5:
-            return hdf5_dataset(self)[()].tobytes()
+            return read_array(self).tobytes()
         return np.ascontiguousarray(read_array(self)).tobytes()
 
     @contextmanager
@@ -152,53 +154,74 @@ class StrictTarInfo(tarfile.TarInfo):
             raise tarfile.TarError("no end mark" if not buf else "no header follows") from error
 
 
-@dataclass(frozen=True, slots=True)
-class _Member:
-    offset: int
-    size: int
+class _TarMembers:
+    """Where an archive's members lie, 24 bytes a member; found by the hash of their names."""
+
+    def __init__(self, hashes: np.ndarray, offsets: np.ndarray, sizes: np.ndarray) -> None:
+        order = np.argsort(hashes)
+        self.hashes, self.offsets, self.sizes = hashes[order], offsets[order], sizes[order]
+
+    def __len__(self) -> int:
+        return len(self.hashes)
+
+    def find(self, name: str) -> tuple[int, int] | None:
+        """``(offset, size)`` of a member."""
+        wanted = np.uint64(_name_hash(os.path.normpath(name)))
+        place = int(np.searchsorted(self.hashes, wanted))
+        if place == len(self.hashes) or self.hashes[place] != wanted:
+            return None
+        return int(self.offsets[place]), int(self.sizes[place])
 
 
-def _tar_members(path: Path) -> dict[str, _Member]:
+def _name_hash(name: str) -> int:
+    return int.from_bytes(hashlib.blake2b(name.encode(errors="surrogateescape"), digest_size=8).digest(), "little")
+
+
+def _tar_members(path: Path) -> _TarMembers:
     status = os.stat(path)
     return _scan_tar(str(path), status.st_size, status.st_mtime_ns)
 
 
-@lru_cache(maxsize=_OPEN_ARCHIVES)
-def _scan_tar(path: str, size: int, mtime_ns: int) -> dict[str, _Member]:
-    """Where the members lie; a changed archive is scanned anew."""
-    members: dict[str, _Member] = {}
+@lru_cache(maxsize=_KNOWN_TARS)
+def _scan_tar(path: str, size: int, mtime_ns: int) -> _TarMembers:
+    """Read all headers; a changed archive is scanned anew."""
+    rows: dict[int, tuple[int, int]] = {}
     last = "its beginning"
     try:
         with tarfile.open(path, "r:", tarinfo=StrictTarInfo) as archive:
             for info in archive:
+                archive.members = []  # type: ignore[attr-defined]  # or it remembers all it has read
                 last = f"member {info.name!r}"
                 if not info.isreg() or info.issparse():
                     continue
                 name = os.path.normpath(info.name)
-                if name in members:
-                    raise UserError(f"{path}: member {name!r} is there twice; names must be unique")
                 if info.offset_data + info.size > size:
                     raise UserError(
                         f"{path}: cut off within member {name!r} ({info.size} bytes promised, "
                         f"{max(0, size - info.offset_data)} there); copy the archive again"
                     )
-                members[name] = _Member(info.offset_data, info.size)
+                if rows.setdefault(_name_hash(name), (info.offset_data, info.size))[0] != info.offset_data:
+                    raise UserError(f"{path}: member {name!r} is there twice; names must be unique")
     except (tarfile.TarError, EOFError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
         raise UserError(f"{path}: damaged tar archive after {last} ({error}); copy or make it again") from error
-    return members
+    places = np.array(list(rows.values()), dtype=np.int64).reshape(-1, 2)
+    return _TarMembers(np.array(list(rows), dtype=np.uint64), places[:, 0].copy(), places[:, 1].copy())
 
 
 def _read_tar_member(location: Location) -> bytes:
     assert location.member is not None
     members = _tar_members(location.path)
-    member = members.get(os.path.normpath(location.member))
-    if member is None:
+    place = members.find(location.member)
+    if place is None:
         raise UserError(f"{location}: the archive has {len(members)} members, none of that name")
+    offset, size = place
     with location.path.open("rb") as file:
-        file.seek(member.offset)
-        data = file.read(member.size)
-    if len(data) != member.size:
-        raise UserError(f"{location}: cut off ({len(data)} of {member.size} bytes); copy the archive again")
+        file.seek(offset)
+        data = file.read(size)
+    if len(data) != size:
+        raise UserError(f"{location}: cut off ({len(data)} of {size} bytes); copy the archive again")
     return data
 
 
@@ -218,10 +241,10 @@ def _open_hdf5(path: str, mtime_ns: int, process: int) -> Any:
 
 
 def _hdf5_get(location: Location) -> Any:
-    import h5py
-
     # A handle does not survive a fork: the process is part of the key.
     file = _open_hdf5(str(location.path), os.stat(location.path).st_mtime_ns, os.getpid())
+    import h5py
+
     try:
         found = file.get(location.member)
     except (KeyError, RuntimeError, OSError) as error:
@@ -258,7 +281,11 @@ def read_array(source: str | os.PathLike | Location) -> np.ndarray:
     """
     location = Location.of(source)
     if location.is_hdf5:
-        return np.asarray(hdf5_dataset(location)[()])
+        dataset = hdf5_dataset(location)
+        try:
+            return np.asarray(dataset[()])
+        except OSError as error:
+            raise UserError(f"{location}: damaged HDF5 file ({error}); copy or make it again") from error
     if not location.is_file():
         raise UserError(f"{location}: no such file; check the path")
     kind = location.path.suffix.lower() if location.path.suffix.lower() in _SAFETENSORS else location.suffix
@@ -268,6 +295,8 @@ def read_array(source: str | os.PathLike | Location) -> np.ndarray:
         if kind == ".npy":
             with location.open() as file:
                 return np.load(file, allow_pickle=False)
+    except UserError:
+        raise
     except (ValueError, EOFError, OSError) as error:
         hint = "it holds Python objects" if "allow_pickle" in str(error) else str(error)
         raise UserError(f"{location}: not readable as an array ({hint}); save numbers with numpy.save") from error

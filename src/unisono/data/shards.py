@@ -9,10 +9,13 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+import soundfile as sf
 from tqdm import tqdm
 
+from unisono.audio import open_audio
 from unisono.data.datasets.base import AudioGenerationDataset
-from unisono.data.media import Location
+from unisono.data.media import Location, hdf5_dataset, read_array
 from unisono.errors import UserError
 
 _HEADER_BYTES = 1024  # of a member: its header and what fills it up to whole blocks
@@ -109,13 +112,29 @@ def _parts(dataset: AudioGenerationDataset, index: int) -> tuple[dict, dict[str,
     return {name: value for name, value in record.items() if name not in files}, files
 
 
+def _file_of(location: Location, is_recording: bool) -> tuple[str, bytes]:
+    """Ending and bytes of a file of its own; what lies as numbers in another archive becomes wav or npy."""
+    if location.member is None or location.is_tar:
+        return location.suffix, location.read_bytes()
+    if location.is_hdf5 and hdf5_dataset(location).dtype == np.uint8:
+        return (".flac" if is_recording else location.suffix or ".bin"), location.read_bytes()  # read by its content
+    buffer = io.BytesIO()
+    if is_recording:
+        with open_audio(location) as reader:
+            sf.write(buffer, reader.read(0, reader.num_frames), reader.sample_rate, format="WAV", subtype="FLOAT")
+        return ".wav", buffer.getvalue()
+    np.save(buffer, read_array(location))
+    return ".npy", buffer.getvalue()
+
+
 def _add(archive: tarfile.TarFile, dataset: AudioGenerationDataset, index: int) -> None:
     record, files = _parts(dataset, index)
     key = _key(record["audio_id"])
     members = {f"{key}.json": json.dumps(record, ensure_ascii=False).encode()}
+    recordings = {"audio", *(name for name, _ in dataset.input_files(dataset.line(index)))}
     for field, location in files.items():
-        ending = location.suffix or ".flac"
-        members[f"{key}{ending}" if field == "audio" else f"{key}.{field}{ending}"] = location.read_bytes()
+        ending, data = _file_of(location, field in recordings)
+        members[f"{key}{ending}" if field == "audio" else f"{key}.{field}{ending}"] = data
     for member, data in members.items():
         info = tarfile.TarInfo(member)
         info.size = len(data)

@@ -13,6 +13,7 @@ by member in a manifest (docs/data_format.md), where any batch is found at once.
 from __future__ import annotations
 
 import glob
+import logging
 import math
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
@@ -31,6 +32,8 @@ from unisono.errors import UserError
 from unisono.objectives.noise import derive_seed
 from unisono.timing import latent_rate_hz
 from unisono.types import Sample
+
+logger = logging.getLogger(__name__)
 
 _RECORDINGS = frozenset(["flac", "wav", "ogg", "opus", "mp3", "m4a", "aac", "aiff", "aif"])
 _VIDEOS = frozenset(["mp4", "webm", "mkv", "mov", "avi"])
@@ -295,14 +298,22 @@ class StreamedBatches(IterableDataset[list[Sample]]):
             order = np.random.default_rng([derive_seed(self.seed, "shards", source, turn)]).permutation(
                 len(shards.urls)
             )
-            found = False
+            found, left_out = False, 0
             for fields in shards.items([shards.urls[i] for i in order[which :: self.num_streams]]):
                 whole_s = shards.dataset.check_item(fields, fields)
+                if shards.dataset.max_duration_s is not None and whole_s > shards.dataset.max_duration_s:
+                    left_out += 1
+                    continue
                 shards.dataset.refuse_long(fields, whole_s)
                 found = True
                 yield _Waiting(source, fields, whole_s, turn)
+            if left_out and turn == 0:
+                logger.info("%s, stream %d: %d items are longer than max_duration_s", shards.name, which, left_out)
             if not found:
-                raise UserError(f"{shards.name}: the shards of stream {which} hold no items; make them again")
+                raise UserError(
+                    f"{shards.name}: the shards of stream {which} hold no items ({left_out} are longer than "
+                    "max_duration_s); make them again"
+                )
 
 
 def streamed_dataloader(

@@ -109,7 +109,9 @@ class AudioGenerationDataset(Dataset[Sample], ABC):
             if limit is not None and not limit > 0:
                 raise UserError(f"{content}: {name} is {limit}; it must be above 0, or null")
         self.latents: CachedLatents | None = None
+        self.max_duration_s = max_duration_s
         if content is None:
+            self._refuse_for_streams(audio=audio, max_samples=max_samples, split=split)
             self.check_files = False  # they come with the line
             return
         self.content_file = ManifestFile(Path(content))
@@ -129,6 +131,14 @@ class AudioGenerationDataset(Dataset[Sample], ABC):
         self.durations_s = self.index.duration_s
         if crop_s is not None:
             self.durations_s = np.minimum(self.durations_s, np.float32(crop_s))
+
+    @staticmethod
+    def _refuse_for_streams(**options: Any) -> None:
+        for name, value in options.items():
+            if value is not None:
+                raise UserError(
+                    f"a data set of a stream (content: null) has no use for {name} ({value}); set it to null"
+                )
 
     def _limited(self, index: Index, max_samples: int | None, max_duration_s: float | None) -> tuple[Index, int]:
         left_out = 0

@@ -66,7 +66,8 @@ class RestorationDataset(AudioGenerationDataset):
     def load_content(self, line: Fields, target: Target, rng: np.random.Generator) -> tuple[Content, ...]:
         if self.degradation is not None:
             assert target.waveform is not None
-            self.check_target(line, target.waveform)
+            if target.window is None:  # a part may be silent or dull where the whole is not
+                self.check_target(line, target.waveform)
             degraded = self.degradation(rng, target.waveform.numpy(), self.sample_rate)
             return (AudioContent(torch.from_numpy(degraded.waveform)),)
         if self.input_latents is not None:
@@ -105,7 +106,8 @@ class AudioSuperResolutionDataset(RestorationDataset):
 
     Args:
         min_bandwidth_hz: what a target must reach where the data set degrades, lest the model learn to add nothing;
-            null asks nothing. ``unisono validate`` finds such targets beforehand.
+            null asks nothing. Parts (``crop_s``) are not judged: ``unisono validate --min-bandwidth-hz`` does it
+            beforehand.
         content, audio, degradation, **options: see ``RestorationDataset``.
     """
 

@@ -50,9 +50,6 @@ class UnitDataset(AudioGenerationDataset):
         self._voices: dict[str, Tensor] = {}
         super().__init__(content, audio, **options)
 
-    def check_options(self) -> list[Any]:
-        return [self.speaker_encoder is not None]
-
     def check(self, line: Fields, duration_s: float | None) -> None:
         self.check_units(line, duration_s, line.symbols("phonemes"))
         self.check_voice(line)
@@ -81,11 +78,6 @@ class UnitDataset(AudioGenerationDataset):
         for name in given:
             if name != "speaker":
                 self.check_file(line, name)
-        if given == ["speaker_audio"] and self.speaker_encoder is None:
-            raise line.fail(
-                "field 'speaker_audio' needs the data set's speaker_encoder, such as statistics, or vectors made "
-                "beforehand (unisono speaker)"
-            )
 
     def other_files(self, line: Fields) -> tuple[tuple[str, Location], ...]:
         return tuple((name, line.location(name)) for name in VOICES[1:] if line.record.get(name) is not None)
@@ -99,7 +91,11 @@ class UnitDataset(AudioGenerationDataset):
         return self._reference_voice(line)
 
     def _reference_voice(self, line: Fields) -> Tensor:
-        assert self.speaker_encoder is not None, "check() asks for one"
+        if self.speaker_encoder is None:
+            raise line.fail(
+                "field 'speaker_audio' needs the data set's speaker_encoder, such as statistics, or vectors made "
+                "beforehand (unisono speaker)"
+            )
         location = line.location("speaker_audio")
         if (known := self._voices.get(str(location))) is not None:
             return known
@@ -115,7 +111,8 @@ class UnitDataset(AudioGenerationDataset):
         """Whole units, as many as fit, from a unit drawn among those that leave no later one unseen."""
         edges_s = np.concatenate([[0.0], np.cumsum(np.asarray(line.record["durations_s"], dtype=np.float64))])
         ends = np.searchsorted(edges_s, edges_s[:-1] + crop_s + 1e-9, side="right") - 1
-        last = int(np.argmax(ends == len(edges_s) - 1))
+        reaches_end = ends == len(edges_s) - 1
+        last = int(np.argmax(reaches_end)) if reaches_end.any() else len(ends) - 1
         starts = np.flatnonzero(ends[: last + 1] > np.arange(last + 1))
         if not len(starts):
             raise line.fail(f"no unit is as short as crop_s ({crop_s} s); raise crop_s")

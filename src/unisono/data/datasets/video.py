@@ -71,10 +71,8 @@ class VideoToAudioDataset(AudioGenerationDataset):
         caption: tuple[TextContent, ...] = ()
         if line.record.get("caption") is not None:
             caption = (TextContent(drawn_caption(line, target, rng)),)
-        return (
-            self._features(line, target) if "video_features" in line.record else self._frames(line, target),
-            *caption,
-        )
+        has_features = line.record.get("video_features") is not None
+        return (self._features(line, target) if has_features else self._frames(line, target), *caption)
 
     def _frames(self, line: Fields, target: Target) -> VideoContent:
         from unisono.data.video import read_video_frames

@@ -80,9 +80,11 @@ def _data_sets(cfg: DictConfig) -> list[list[Any]]:
     ensure_mini_corpus(cfg)
     lists = []
     for name in ("train_dataloader", "val_dataloader"):
-        node = (cfg.get(name) or {}).get("dataset")
-        if node is None:
+        if cfg.get(name) is None:
             continue
+        node = cfg[name].get("dataset")
+        if node is None:
+            raise UserError(f"{name} has no data set of manifests (a stream has none); the feature cache needs one")
         datasets = getattr(instantiate(node), "datasets", None)
         if datasets is None or not all(hasattr(dataset, "latents") for dataset in datasets):
             raise UserError(f"{name} has data sets of your own; the feature cache serves the project's only")

@@ -76,8 +76,9 @@ def align_texts(
         else:
             works[audio_id] = work_of(target, "audio", list(words.words))
     guessed = _guessed(phonemizer, works)
-    table = options.work_folder("align").with_suffix(".words.json")
     digest = hashlib.sha256(json.dumps(guessed, sort_keys=True).encode()).hexdigest()
+    # Named by its content: a run beside this one does not change it.
+    table = options.work_folder("align").with_suffix(f".{digest[:12]}.words.json")
     table.parent.mkdir(parents=True, exist_ok=True)
     write_json(table, guessed)
     settings = {"pronunciations": str(table.absolute()), "digest": digest}

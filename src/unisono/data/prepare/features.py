@@ -79,7 +79,8 @@ def add_speaker_embeddings(
 ) -> StepResult:
     """Write ``content`` with ``speaker_embedding`` of its target recordings, and ``speaker_encoder``, the fingerprint.
 
-    A line that had ``speaker`` has ``speaker_name`` instead: a voice is given in one way.
+    Of a line with ``speaker_audio`` that recording is described, not the target. A line that had ``speaker`` has
+    ``speaker_name`` instead: a voice is given in one way.
 
     Args:
         content, audio: manifests.
@@ -98,6 +99,9 @@ def add_speaker_embeddings(
     settings = {"encoder": encoder, "device": device, "fingerprint": made_by.fingerprint, **_places(folder, options)}
     lines = load_manifest(content)
     works = {audio_id: work_of(line, "audio") for audio_id, line in targets(lines, audio).items()}
+    for audio_id, line in lines.items():
+        if audio_id in works and line.record.get("speaker_audio") is not None:  # the reference, not the target
+            works[audio_id] = work_of(line, "speaker_audio")
     if per_speaker:
         for line in lines.values():
             _speaker_name(line)
@@ -108,6 +112,8 @@ def add_speaker_embeddings(
         for audio_id in fields:
             if lines[audio_id].record.get("speaker") is not None:
                 fields[audio_id] |= {"speaker": None, "speaker_name": lines[audio_id].text("speaker")}
+            if lines[audio_id].record.get("speaker_audio") is not None:
+                fields[audio_id] |= {"speaker_audio": None}
 
     step = ManifestStep("speaker", 1, "hearing voices", _voice_of, settings, chunk_items=8)
     return run_manifest_step(step, lines, works, options, finish)

@@ -26,9 +26,9 @@ from unisono.errors import UserError
 from unisono.files import locked
 
 PATH_FIELDS = (
-    "audio", "noisy_audio", "narrow_audio", "video", "video_file", "video_features", "speaker_embedding", "f0_hz",
-    "voicing", "score", "score_midi",
-)  # fmt: skip
+    *("audio", "noisy_audio", "narrow_audio", "video", "video_file", "video_features"),
+    *("speaker_embedding", "speaker_audio", "f0_hz", "voicing", "score", "score_midi"),
+)
 """Fields of a line that hold paths relative to the manifest."""
 
 

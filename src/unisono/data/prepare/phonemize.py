@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from unisono.data.manifest import Fields, parse_line, scan_lines, write_jsonl
+from unisono.data.prepare.manifest_steps import PATH_FIELDS
 from unisono.data.prepare.steps import Record, default_workers, run_step, write_json
 from unisono.errors import UserError
 from unisono.text.phonemes import SILENCE
@@ -23,18 +24,6 @@ from unisono.text.phonemize import Phonemizer, Transcription
 _VERSION = 1
 _LINES_PER_JOB = 2000
 _SHOWN = 10
-# Fields that hold a path relative to the manifest (docs/data_format.md).
-_PATH_FIELDS = (
-    "audio",
-    "f0_hz",
-    "narrow_audio",
-    "noisy_audio",
-    "score",
-    "speaker_embedding",
-    "video",
-    "video_features",
-    "voicing",
-)
 
 
 @dataclass(frozen=True)
@@ -212,7 +201,7 @@ def _phonemize_chunk(chunk: _Chunk) -> Record:
     failures: list[Record] = []
     done: dict[int, dict[str, Any]] = {one.line: one.record for one in fields}
     for one in fields:
-        named = [name for name in _PATH_FIELDS if name in one.record]
+        named = [name for name in PATH_FIELDS if one.record.get(name) is not None]
         if named and not chunk.same_folder:
             raise one.fail(
                 f"field {named[0]!r} is a path relative to this manifest; write the output into the same folder"
