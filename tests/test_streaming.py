@@ -277,3 +277,12 @@ def test_items_beyond_the_limit_are_left_out_of_a_stream(shards: Path) -> None:
     assert max(sample.waveform.shape[0] for sample in seen) <= 0.6 * RATE
     with pytest.raises(UserError, match="hold no items"):
         ids(StreamedBatches([source(shards, max_duration_s=0.1)], 4, num_streams=2), 1)
+
+
+def test_inputs_are_degraded_on_the_fly_in_a_stream_too(shards: Path) -> None:
+    from test_datasets import Halved
+
+    batches = StreamedBatches([source(shards, "speech_enhancement", degradation=Halved())], 4, num_streams=2)
+    for sample in next(iter(batches)):
+        ratio = sample.content[0].waveform / sample.waveform
+        assert 0.3 <= float(ratio.mean()) <= 0.6 and float(ratio.std()) < 1e-5

@@ -35,7 +35,7 @@ class RestorationDataset(AudioGenerationDataset):
     def __init__(self, content: Any, audio: Any = None, degradation: Degradation | None = None, **options: Any) -> None:
         self.degradation = degradation
         self.input_latents: CachedLatents | None = None
-        if degradation is not None and audio is None:
+        if degradation is not None and content is not None and audio is None:
             raise UserError(
                 f"{content}: a degradation needs targets to degrade (audio is null); generating takes the lines' own "
                 f"{self.input_field}"

@@ -177,7 +177,7 @@ def dataset_of(task: str, degrades: bool = False) -> AudioGenerationDataset:
     kind = DATASETS[task]
     if degrades:
         assert issubclass(kind, RestorationDataset)
-        return kind(None, "given line by line", degradation=_no_degradation)
+        return kind(None, degradation=_no_degradation)
     return kind(None)
 
 
