@@ -83,6 +83,10 @@ def train_dataloader(
         sizes, tasks = [len(part) for part in parts], [part.task for part in parts]
         shares = mixture_shares(sizes, tasks, [part.weight for part in parts], mixture)
         ends, names = np.cumsum(sizes), tuple(part.name for part in parts)
+        for part in parts if num_workers else ():
+            # What a degradation computes once is then there before the workers are forked.
+            if callable(warm_up := getattr(getattr(part, "degradation", None), "warm_up", None)):
+                warm_up(part.sample_rate)
     frames = frames_of(dataset, sample_rate, hop_samples)
     sampler = TrainBatchSampler(frames, batch_size, seed, max_batch_frames, num_buckets, ends, shares, names)
     return _loader(dataset, sampler, collate_fn, num_workers, pin_memory, persistent_workers, prefetch_factor)
