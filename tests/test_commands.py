@@ -9,12 +9,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from conftest import SAMPLE_RATE
 from unisono.audio import write_audio
 from unisono.config import compose
 from unisono.data.manifest import write_jsonl
+from unisono.data.mini.films import write_video
 from unisono.training.run import run_training
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -94,11 +96,12 @@ def test_inference_on_the_first_hundred_clips_of_a_set(tmp_path: Path, data_root
     cfg = compose("default", ["debug=cpu", f"data_root='{data_root}'", f"exp_dir='{tmp_path}/experiments/default'"])
     run_training(cfg)
     shutil.copytree(data_root, tmp_path / "data")
-    folder = tmp_path / "data/vggsound_clip/test"
+    folder = tmp_path / "data/vggsound/video_to_audio/test"
     names = [f"clip_{i:03d}" for i in range(103)]
-    write_jsonl(folder / "content.jsonl", [{"audio_id": name, "caption": f"sound {name}"} for name in names])
+    write_jsonl(folder / "content.jsonl", [{"audio_id": name, "video": "clip.mp4", "caption": name} for name in names])
     write_jsonl(folder / "audio.jsonl", [{"audio_id": name, "audio": "clip.wav"} for name in names])
     write_audio(folder / "clip.wav", [0.1] * (SAMPLE_RATE // 5), SAMPLE_RATE)
+    write_video(folder / "clip.mp4", np.zeros((5, 64, 64, 3), np.uint8), 25)
     command = [sys.executable, ROOT / "inference.py", "+data_dict.vggsound_clip.test.max_samples=100"]
     done = call(*command, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import signal
 import time
 from itertools import pairwise
@@ -191,10 +192,11 @@ def test_an_item_that_cannot_be_read_is_named(num_workers: int, tmp_path: Path) 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_a_recording_that_breaks_while_training_is_named(num_workers: int, toy_corpus: Path, tmp_path: Path) -> None:
-    trainer = make_trainer(toy_corpus, tmp_path, num_workers=num_workers)
-    part = trainer.train_dataloader.dataset.datasets[0]
-    part.targets = [tmp_path / "gone.flac" for _ in part.targets]
-    with pytest.raises(UserError, match=r"^\w+_\d: .*audio.jsonl:\d+: field 'audio': .*gone\.flac") as caught:
+    corpus = shutil.copytree(toy_corpus, tmp_path / "corpus")
+    trainer = make_trainer(corpus, tmp_path, num_workers=num_workers)
+    for path in (corpus / "text_to_audio" / "audio").iterdir():
+        path.rename(path.with_name(f"gone_{path.name}"))
+    with pytest.raises(UserError, match=r"^\w+_\d: .*audio.jsonl:\d+: field 'audio': .*: no such audio file") as caught:
         trainer.fit()
     assert "Traceback" not in str(caught.value) and len(str(caught.value)) < 400
 

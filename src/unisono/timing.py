@@ -7,14 +7,15 @@ A waveform of S samples has ``ceil(S / hop_samples)`` frames: no sample is dropp
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-import torch
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Seconds = float
-IntOrTensor = TypeVar("IntOrTensor", int, Tensor)
+IntOrTensor = TypeVar("IntOrTensor", int, "Tensor")
 
 
 def latent_rate_hz(sample_rate: int, hop_samples: int) -> float:
@@ -41,6 +42,8 @@ def frames_to_samples(frames: IntOrTensor, hop_samples: int) -> IntOrTensor:
 
 def seconds_to_frames(duration_s: Tensor | Seconds, rate_hz: float) -> Tensor:
     """Nearest number of frames, at least one. ``duration_s`` is a float or any float tensor; returns int64."""
+    import torch  # here, because whoever only reads files has no need of it
+
     # float64 as in unit_boundaries, so that both round alike.
     return torch.floor(torch.as_tensor(duration_s, dtype=torch.float64) * rate_hz + 0.5).long().clamp_min(1)
 
@@ -56,5 +59,5 @@ def unit_boundaries(durations_s: Tensor, rate_hz: float) -> Tensor:
         int64 ``(B, L)``, non-decreasing; unit ``i`` covers frames ``[end[i-1], end[i])``.
     """
     # float64: 1e5 frames must still round right after a cumulative sum.
-    ends = torch.cumsum(durations_s.double(), dim=1) * rate_hz
-    return torch.floor(ends + 0.5).long()
+    ends = durations_s.double().cumsum(dim=1) * rate_hz
+    return (ends + 0.5).floor().long()
