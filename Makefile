@@ -39,7 +39,7 @@ virtualenv: # for a Python whose venv module lacks pip (Debian without python3-v
 	PYTHONPATH=$(VENV)-bootstrap $(PYTHON) -m virtualenv --quiet $(VENV)
 	rm -rf $(VENV)-bootstrap
 
-demo: $(STAMP) ## Corpus, training, generation, evaluation, report (FAST=1: under two minutes)
+demo: $(STAMP) ## Corpus, training, generation, evaluation, report (FAST=1: about two minutes)
 	$(BIN)/unisono prepare mini --out data/mini
 	$(BIN)/python train.py experiment=$(RUN)
 	$(BIN)/python inference.py exp_dir=$(EXP) $(if $(FAST),generation.num_steps=8)

@@ -263,6 +263,21 @@ def test_damaged_archives_are_named_with_the_place(folder: Path) -> None:
         read_audio(parse_location("a.h5::pcm", folder), RATE)
 
 
+def test_numbers_that_lie_in_other_files_are_not_followed(folder: Path) -> None:
+    with h5py.File(folder / "b.h5", "w") as file:
+        file["link"] = h5py.ExternalLink(str(folder / "a.h5"), "pcm")
+        file.create_dataset("outside", shape=(9,), dtype="f4", external=[(str(folder / "one.flac"), 0, 36)])
+    for member, words in (("link", "is a link to another file"), ("outside", "its values lie in other files")):
+        with pytest.raises(UserError, match=words):
+            read_array(folder / f"b.h5::{member}")
+
+
+def test_a_tensor_that_is_not_there_does_not_exist(tmp_path: Path) -> None:
+    save_file({"one": np.zeros(3)}, tmp_path / "a.safetensors")
+    assert parse_location("a.safetensors::one", tmp_path).exists()
+    assert not parse_location("a.safetensors::two", tmp_path).exists()
+
+
 def test_two_members_of_one_name_are_refused(tmp_path: Path) -> None:
     path = make_tar(tmp_path / "a.tar", {"a.flac": b"1", "./a.flac": b"2"})
     with pytest.raises(UserError, match=r"member 'a\.flac' is there twice"):

@@ -29,6 +29,7 @@ _SAFETENSORS = (".safetensors",)
 _COMPRESSED_TAR = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 _OPEN_ARCHIVES = 32
 _KNOWN_TARS = 4096
+MAX_MEMBER_BYTES = 2 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +87,7 @@ class Location:
             return _tar_members(self.path).find(str(self.member)) is not None
         if self.is_hdf5:
             return _hdf5_get(self) is not None
-        return True
+        return self.member is None or self.member in _safetensors_names(self)
 
     def stamp(self) -> list[int]:
         """Size in bytes and times of the last changes in nanoseconds, of the file or the whole archive.
@@ -246,6 +247,8 @@ def _hdf5_get(location: Location) -> Any:
     import h5py
 
     try:
+        if isinstance(file.get(location.member, getlink=True), h5py.ExternalLink):
+            raise UserError(f"{location}: is a link to another file; name that one")
         found = file.get(location.member)
     except (KeyError, RuntimeError, OSError) as error:
         raise UserError(f"{location}: damaged HDF5 file ({error}); copy or make it again") from error
@@ -263,6 +266,10 @@ def hdf5_dataset(location: Location) -> Any:
     found = _hdf5_get(location)
     if found is None:
         raise UserError(f"{location}: the file has no data set of that name")
+    if found.external or found.is_virtual:
+        raise UserError(f"{location}: its values lie in other files; store them in this one")
+    if found.nbytes > MAX_MEMBER_BYTES:
+        raise UserError(f"{location}: {found.nbytes} bytes are more than a clip has (at most {MAX_MEMBER_BYTES})")
     if found.dtype.kind not in "iufb":
         raise UserError(
             f"{location}: holds {found.dtype}, not numbers; store encoded audio as uint8, samples as float32"
@@ -303,6 +310,16 @@ def read_array(source: str | os.PathLike | Location) -> np.ndarray:
     raise UserError(
         f"{location}: arrays are .npy, .safetensors or HDF5 (file.h5::name), not {location.suffix or 'this'}"
     )
+
+
+def _safetensors_names(location: Location) -> list[str]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(location.path, framework="numpy") as file:
+            return list(file.keys())
+    except (SafetensorError, FileNotFoundError) as error:
+        raise UserError(f"{location}: not readable as safetensors ({error}); copy or make it again") from error
 
 
 def _read_safetensors(location: Location) -> np.ndarray:

@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from unisono.data.datasets.base import AudioGenerationDataset
 from unisono.data.manifest import Fields, parse_line
-from unisono.data.media import Location, StrictTarInfo
+from unisono.data.media import MAX_MEMBER_BYTES, Location, StrictTarInfo
 from unisono.errors import UserError
 from unisono.objectives.noise import derive_seed
 from unisono.timing import latent_rate_hz
@@ -138,7 +138,11 @@ def _members(url: str) -> Iterator[dict[str, Any]]:
         with _open(url) as stream, tarfile.open(fileobj=stream, mode="r|*", tarinfo=StrictTarInfo) as archive:
             for info in archive:
                 last = f"member {info.name!r}"
-                if info.isreg():
+                if info.size > MAX_MEMBER_BYTES:
+                    raise UserError(
+                        f"{url}: {last} has {info.size} bytes, more than a clip (at most {MAX_MEMBER_BYTES})"
+                    )
+                if info.isreg() and not info.issparse():
                     file = archive.extractfile(info)
                     assert file is not None
                     yield {"fname": info.name, "data": file.read(), "__url__": url}

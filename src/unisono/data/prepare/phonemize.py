@@ -17,6 +17,7 @@ from unisono.data.manifest import Fields, parse_line, scan_lines, write_jsonl
 from unisono.data.prepare.manifest_steps import PATH_FIELDS
 from unisono.data.prepare.steps import Record, default_workers, run_step, write_json
 from unisono.errors import UserError
+from unisono.files import locked
 from unisono.text.phonemes import SILENCE
 from unisono.text.phonemize import Phonemizer, Transcription
 
@@ -110,7 +111,21 @@ def phonemize_manifest(
     if output.exists() and not overwrite:
         raise UserError(f"{output} exists; choose another name or replace it with --overwrite (overwrite=True)")
     Phonemizer(language, pronunciations=pronunciations)  # wrong options are told before any work
-    folder, chunks = _plan(manifest, output, language, pronunciations or {})
+    # One run at a time: the working folder is this output's alone.
+    with locked(output.with_name(f".{output.name}.phonemize.lock")):
+        return _phonemize(manifest, output, language, pronunciations or {}, workers, progress, leave_out_failures)
+
+
+def _phonemize(
+    manifest: Path,
+    output: Path,
+    language: str,
+    pronunciations: Mapping[str, str],
+    workers: int | None,
+    progress: bool,
+    leave_out_failures: bool,
+) -> PhonemizeReport:
+    folder, chunks = _plan(manifest, output, language, pronunciations)
     records = run_step(
         _phonemize_chunk,
         chunks,
