@@ -286,3 +286,13 @@ def test_inputs_are_degraded_on_the_fly_in_a_stream_too(shards: Path) -> None:
     for sample in next(iter(batches)):
         ratio = sample.content[0].waveform / sample.waveform
         assert 0.3 <= float(ratio.mean()) <= 0.6 and float(ratio.std()) < 1e-5
+
+
+def test_targets_to_be_degraded_where_they_are_read_can_be_sharded(toy_corpus: Path, tmp_path: Path) -> None:
+    from unisono.data.commands import shard
+
+    lines = [{"audio_id": f"speech_enhancement_{i}"} for i in range(8)]
+    content = write_jsonl(tmp_path / "speech_enhancement" / "train" / "content.jsonl", lines)
+    shard(content, tmp_path / "shards", audio=toy_corpus / "speech_enhancement" / "audio.jsonl", task=None)
+    with tarfile.open(tmp_path / "shards" / "shard-000000.tar") as archive:
+        assert len(archive.getnames()) == 16

@@ -155,7 +155,8 @@ def _estimate(cfg: DictConfig, launch: Launch, batch_size: int, accumulation: in
 def longest_clip_s(cfg: DictConfig) -> tuple[float, str]:
     """Length of the longest training clip, and where it is from; the optional ``duration_s`` of manifests tells."""
     longest_s, limits = 0.0, []
-    for node in cfg.train_dataloader.dataset.get("datasets", []):
+    dataset = cfg.train_dataloader.get("dataset") or {}  # a stream has none
+    for node in dataset.get("datasets", []):
         limit, crop_s = node.get("max_duration_s"), node.get("crop_s") or math.inf
         limits.append(limit if crop_s == math.inf else min(limit or math.inf, crop_s))
         path = Path(str(node.get("audio")))
@@ -168,5 +169,5 @@ def longest_clip_s(cfg: DictConfig) -> tuple[float, str]:
     if longest_s:
         return round(longest_s, 2), "the longest of the training manifests"
     if limits and all(limit is not None for limit in limits):
-        return float(max(limits)), "max_duration_s of the training sets"
+        return float(max(limits)), "max_duration_s or crop_s of the training sets"
     return 10.0, "assumed, because the training manifests do not tell; say --duration-s"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -56,11 +56,18 @@ def shard(
     Example: unisono shard data/mini/text_to_audio/train/content.jsonl -o shards
     """
     from unisono.data.datasets import DATASETS
+    from unisono.data.datasets.restoration import RestorationDataset, degraded_elsewhere
+    from unisono.data.manifest import read_jsonl
     from unisono.data.shards import write_shards
     from unisono.tasks import get_task
 
     chosen = get_task(task or content.resolve().parent.parent.name).name
-    dataset = DATASETS[chosen](content, audio or content.with_name("audio.jsonl"))
+    kind = DATASETS[chosen]
+    options: dict[str, Any] = {}
+    first = next((record for _, record in read_jsonl(content)), {})
+    if issubclass(kind, RestorationDataset) and first.get(kind.input_field) is None:
+        options["degradation"] = degraded_elsewhere  # the shards' targets are degraded where they are read
+    dataset = kind(content, audio or content.with_name("audio.jsonl"), **options)
     for path in write_shards(dataset, out, max_bytes=round(max_mb * 1e6), name=name):
         typer.echo(path)
 

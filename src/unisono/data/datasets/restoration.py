@@ -22,6 +22,11 @@ Degradation = Callable[[np.random.Generator, np.ndarray, int], Any]
 """``(rng, waveform (S,), sample_rate) -> degraded``, whose ``waveform (S,)`` lies as the given one does in time."""
 
 
+def degraded_elsewhere(rng: np.random.Generator, waveform: np.ndarray, sample_rate: int) -> Any:
+    """Stands for the degradation of a configuration where lines are only checked or copied."""
+    raise AssertionError("nothing is degraded here")
+
+
 class RestorationDataset(AudioGenerationDataset):
     """Recordings and the worse ones that they are to be made from.
 

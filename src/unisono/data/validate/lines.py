@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from unisono.data.datasets import DATASETS, AudioGenerationDataset
-from unisono.data.datasets.restoration import RestorationDataset
+from unisono.data.datasets.restoration import RestorationDataset, degraded_elsewhere
 from unisono.data.index import ManifestFile
 from unisono.data.manifest import Fields, parse_line, scan_lines
 from unisono.data.media import Location
@@ -177,12 +177,8 @@ def dataset_of(task: str, degrades: bool = False) -> AudioGenerationDataset:
     kind = DATASETS[task]
     if degrades:
         assert issubclass(kind, RestorationDataset)
-        return kind(None, degradation=_no_degradation)
+        return kind(None, degradation=degraded_elsewhere)
     return kind(None)
-
-
-def _no_degradation(rng: Any, waveform: Any, sample_rate: int) -> Any:
-    raise AssertionError("nothing is degraded while a corpus is validated")
 
 
 def check_lines(corpus: Corpus, line: Fields, target: Fields | None, duration_s: float | None, note: Note) -> bool:
