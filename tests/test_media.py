@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import multiprocessing
 import os
-import tarfile
 from pathlib import Path
 
 import h5py
@@ -14,6 +13,7 @@ import pytest
 import soundfile as sf
 from safetensors.numpy import save_file
 
+from toy import make_tar
 from unisono.audio import audio_info, open_audio, read_audio, verify_audio_file
 from unisono.data.media import Location, parse_location, read_array
 from unisono.errors import UserError
@@ -32,16 +32,6 @@ def encoded(waveform: np.ndarray, kind: str = "FLAC", rate: int = RATE) -> bytes
     buffer = io.BytesIO()
     sf.write(buffer, waveform, rate, format=kind)
     return buffer.getvalue()
-
-
-def make_tar(path: Path, members: dict[str, bytes]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as archive:
-        for name, data in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
-    return path
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ import soundfile as sf
 import torch
 
 from conftest import TOY_PHONEMES, TOY_SPEAKERS
-from toy import toy_collator, toy_dataset
+from toy import make_tar, toy_collator, toy_dataset
 from unisono.data.collate import Collator
 from unisono.data.datasets import DATASETS
 from unisono.data.manifest import write_jsonl
@@ -35,16 +35,6 @@ def flac(seconds: float, level: float = 0.1) -> bytes:
     return buffer.getvalue()
 
 
-def write_tar(path: Path, members: dict[str, bytes]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as archive:
-        for name, data in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
-    return path
-
-
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve shards of seven clips, 0.2 to 1 s long."""
@@ -58,7 +48,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 {"caption": key, "duration_s": (d := float(rng.uniform(0.2, 1.0)))}
             ).encode()
             members[f"{key}.flac"] = flac(round(d * RATE) / RATE)
-        write_tar(folder / f"train-{shard:03d}.tar", members)
+        make_tar(folder / f"train-{shard:03d}.tar", members)
     return folder
 
 
@@ -147,7 +137,7 @@ def test_members_stand_for_the_fields_they_are_named_after(tmp_path: Path) -> No
     np.save(voice, np.ones(3, dtype=np.float32))
     np.save(f0, np.full(50, 200.0))
     line = {"phonemes": ["a", "b"], "durations_s": [0.2, 0.3], "f0_rate_hz": 100}
-    write_tar(
+    make_tar(
         tmp_path / "a.tar",
         {
             "songs/one.json": json.dumps(line).encode(),
@@ -160,13 +150,13 @@ def test_members_stand_for_the_fields_they_are_named_after(tmp_path: Path) -> No
     assert sample.audio_id == "songs_one" and sample.content[0].speaker.tolist() == [1, 1, 1]
     assert sample.content[0].f0_hz.tolist() == pytest.approx([200.0] * 25)
     assert Collator(TOY_PHONEMES, TOY_SPEAKERS)([sample]).contents["pitch"].inputs["speaker_embedding"].shape == (1, 3)
-    write_tar(
+    make_tar(
         tmp_path / "b.tar", {"x.wav.txt": b"no item", "x.txt": "ein Gewitter, fern é".encode(), "x.flac": flac(0.3)}
     )
 
 
 def test_a_caption_may_lie_beside_its_sound(tmp_path: Path) -> None:
-    write_tar(tmp_path / "a.tar", {"x.txt": "\ufeffein Gewitter é\n".encode(), "x.flac": flac(0.3)})
+    make_tar(tmp_path / "a.tar", {"x.txt": "\ufeffein Gewitter é\n".encode(), "x.flac": flac(0.3)})
     (sample,) = next(iter(StreamedBatches([source(tmp_path, pattern="a.tar")], 1, num_streams=1)))
     assert sample.content[0].text == "ein Gewitter é" and sample.audio_id == "x"
 
@@ -192,7 +182,7 @@ def whole(tmp_path: Path) -> bytes:
     for name in "abc":
         members[f"{name}.json"] = json.dumps({"caption": name, "duration_s": 0.3}).encode()
         members[f"{name}.flac"] = flac(0.3)
-    return write_tar(tmp_path / "x.tar", members).read_bytes()
+    return make_tar(tmp_path / "x.tar", members).read_bytes()
 
 
 def header_of(data: bytes, name: str) -> int:

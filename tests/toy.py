@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import tarfile
 from pathlib import Path
 
 import torch
@@ -65,3 +67,14 @@ def randomised(model: UnifiedAudioModel, seed: int = 1) -> UnifiedAudioModel:
             if p.requires_grad and float(p.abs().sum()) == 0:
                 p.copy_(torch.randn(p.shape, generator=generator) * 0.1)
     return model
+
+
+def make_tar(path: Path, members: dict[str, bytes]) -> Path:
+    """A tar archive of files by name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as archive:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return path

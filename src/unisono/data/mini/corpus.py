@@ -8,16 +8,13 @@ place and is renamed when whole; a killed build leaves only that folder, and the
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import json
 import logging
-import multiprocessing
 import os
 import shutil
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from contextlib import ExitStack
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -33,7 +30,9 @@ from unisono.data.mini.plan import (
     derived_jobs,
     first_jobs,
 )
+from unisono.data.prepare.steps import default_workers, worker_pool
 from unisono.errors import UserError
+from unisono.files import locked
 
 logger = logging.getLogger(__name__)
 
@@ -108,6 +107,43 @@ def build_mini_corpus(
             "video_to_audio": num_video_to_audio,
         }
     )
+    out = _checked_place(out, seed, workers)
+    settings = {"generator_version": GENERATOR_VERSION, "seed": seed, "counts": counts}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    # The ranks of a distributed run may all come here.
+    with locked(out.with_name(f".{out.name}.lock")):
+        if not _is_built(out, settings, overwrite):
+            check_packages(counts)
+            _build(out, settings, workers or min(default_workers(), 8), progress)
+    return out
+
+
+def _build(out: Path, settings: dict[str, Any], workers: int, progress: bool) -> None:
+    """Build beside ``out`` and take its place when whole."""
+    counts = settings["counts"]
+    partial, old = out.with_name(f".{out.name}.partial"), out.with_name(f".{out.name}.old")
+    for stale in (partial, old):
+        if stale.exists():
+            logger.info("removing %s, left by a build that was cut short", stale)
+            shutil.rmtree(stale)
+    partial.mkdir()
+    try:
+        items = _make_items(partial, settings["seed"], counts, workers, progress)
+        _write_manifests(partial, items, counts)
+        _write_summary(partial, items, settings)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    if out.exists():
+        os.replace(out, old)
+    os.replace(partial, out)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+# ---------------------------------------------------------------------------------------------- settings and folders
+
+
+def _checked_place(out: str | os.PathLike, seed: int, workers: int | None) -> Path:
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise UserError(f"seed is {seed!r}; give a whole number from 0")
     if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 1):
@@ -115,33 +151,7 @@ def build_mini_corpus(
     out = Path(out).expanduser().resolve()
     if out.parent == out:
         raise UserError(f"{out}: the corpus needs a folder of its own; name one")
-    settings = {"generator_version": GENERATOR_VERSION, "seed": seed, "counts": counts}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(out.with_name(f".{out.name}.lock")):
-        if _is_built(out, settings, overwrite):
-            return out
-        check_packages(counts)
-        partial, old = out.with_name(f".{out.name}.partial"), out.with_name(f".{out.name}.old")
-        for stale in (partial, old):
-            if stale.exists():
-                logger.info("removing %s, left by a build that was cut short", stale)
-                shutil.rmtree(stale)
-        partial.mkdir()
-        try:
-            items = _make_items(partial, seed, counts, workers or _default_workers(), progress)
-            _write_manifests(partial, items, counts)
-            _write_summary(partial, items, settings)
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
-        if out.exists():
-            os.replace(out, old)
-        os.replace(partial, out)
-        shutil.rmtree(old, ignore_errors=True)
     return out
-
-
-# ---------------------------------------------------------------------------------------------- settings and folders
 
 
 def _is_built(out: Path, settings: dict[str, Any], overwrite: bool) -> bool:
@@ -171,33 +181,6 @@ def _is_built(out: Path, settings: dict[str, Any], overwrite: bool) -> bool:
     raise UserError(
         f"{out} holds a mini corpus of {differing}; choose another folder, or pass overwrite=True to replace it"
     )
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold a lock file; the system frees it when the process dies. The ranks of a distributed run may all come here."""
-    while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            logger.info("waiting for another process that builds beside %s", path)
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        # Whoever held it before removed the file; only the file that lies there now locks anything.
-        with suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(handle), os.stat(path)):
-                break
-        os.close(handle)
-    try:
-        yield
-    finally:
-        path.unlink()
-        os.close(handle)
-
-
-def _default_workers() -> int:
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cpus, 8)
 
 
 def _write_manifests(root: Path, items: list[Item], counts: Counts) -> None:
@@ -258,10 +241,7 @@ def _make_items(root: Path, seed: int, counts: Counts, workers: int, progress: b
     with ExitStack() as stack:
         pool: Executor | None = None
         if workers > 1:
-            # Spawned, not forked: the caller may have threads or a GPU context.
-            context = multiprocessing.get_context("spawn")
-            pool = ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context, initializer=_end_with_parent)
-            stack.enter_context(pool)
+            pool = stack.enter_context(worker_pool(min(workers, len(jobs))))
         bar = stack.enter_context(tqdm(total=total, desc="mini corpus", unit="clip", disable=not progress))
 
         def run(some_jobs: list[Job]) -> list[Item]:
@@ -279,18 +259,6 @@ def _make_items(root: Path, seed: int, counts: Counts, workers: int, progress: b
             if pool is not None:
                 pool.shutdown(cancel_futures=True)
             raise
-
-
-def _end_with_parent() -> None:
-    """In a worker: end as soon as the parent does, which otherwise leaves its workers waiting for ever when killed."""
-
-    def watch() -> None:
-        parent = multiprocessing.parent_process()
-        assert parent is not None, "only a worker process watches its parent"
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _with_distinct_captions(items: list[Item], run: Callable[[list[Job]], list[Item]]) -> list[Item]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -52,78 +53,37 @@ def _run(recipe: Recipe, out: Path | None, **options: Any) -> None:
     typer.echo(folder)
 
 
-# A command takes just the options of its recipe: one signature for each kind of corpus.
+_OPTIONS: dict[str, tuple[Any, Any]] = {
+    "source": (SourceOption, inspect.Parameter.empty),
+    "out": (OutOption, None),
+    "seed": (SeedOption, 0),
+    "workers": (WorkersOption, None),
+    "max_items": (MaxItemsOption, None),
+    "max_left_out": (MaxLeftOutOption, 0.5),
+    "align": (Annotated[bool, typer.Option(help="Find phonemes and durations; without, the text alone.")], True),
+    "clips": (ClipsOption, None),
+    "f0": (Annotated[bool, typer.Option(help="Estimate F0 and write singing_acoustic_modeling too.")], True),
+    "f0_method": (Annotated[str, typer.Option(help="harvest (finds more) or dio (faster).")], "harvest"),
+}
+"""Type and default of every option that a recipe for a public corpus may have."""
 
 
-def _plain_corpus(recipe: Recipe) -> Callable[..., None]:
-    def prepare(
-        source: SourceOption,
-        out: OutOption = None,
-        seed: SeedOption = 0,
-        workers: WorkersOption = None,
-        max_items: MaxItemsOption = None,
-        max_left_out: MaxLeftOutOption = 0.5,
-    ) -> None:
-        options = {"source": source, "seed": seed, "workers": workers, "max_items": max_items}
-        _run(recipe, out, **options, max_left_out=max_left_out)
+def _command(recipe: Recipe) -> Callable[..., None]:
+    """A function with just the recipe's options, for typer to read."""
 
+    def prepare(out: Path | None, **options: Any) -> None:
+        _run(recipe, out, **options)
+
+    names = [name for name in _OPTIONS if name == "out" or name in recipe.options]
+    kind = inspect.Parameter.KEYWORD_ONLY
+    prepare.__annotations__ = {name: _OPTIONS[name][0] for name in names}
+    prepare.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [inspect.Parameter(name, kind, annotation=_OPTIONS[name][0], default=_OPTIONS[name][1]) for name in names]
+    )
     return prepare
 
-
-def _speech_corpus(recipe: Recipe) -> Callable[..., None]:
-    def prepare(
-        source: SourceOption,
-        out: OutOption = None,
-        seed: SeedOption = 0,
-        workers: WorkersOption = None,
-        max_items: MaxItemsOption = None,
-        max_left_out: MaxLeftOutOption = 0.5,
-        align: Annotated[bool, typer.Option(help="Find phonemes and durations; without, the text alone.")] = True,
-    ) -> None:
-        options = {"source": source, "seed": seed, "workers": workers, "max_items": max_items}
-        _run(recipe, out, **options, max_left_out=max_left_out, align=align)
-
-    return prepare
-
-
-def _clips_corpus(recipe: Recipe) -> Callable[..., None]:
-    def prepare(
-        source: SourceOption,
-        out: OutOption = None,
-        seed: SeedOption = 0,
-        workers: WorkersOption = None,
-        max_items: MaxItemsOption = None,
-        max_left_out: MaxLeftOutOption = 0.5,
-        clips: ClipsOption = None,
-    ) -> None:
-        options = {"source": source, "seed": seed, "workers": workers, "max_items": max_items}
-        _run(recipe, out, **options, max_left_out=max_left_out, clips=clips)
-
-    return prepare
-
-
-def _singing_corpus(recipe: Recipe) -> Callable[..., None]:
-    def prepare(
-        source: SourceOption,
-        out: OutOption = None,
-        seed: SeedOption = 0,
-        workers: WorkersOption = None,
-        max_items: MaxItemsOption = None,
-        max_left_out: MaxLeftOutOption = 0.5,
-        f0: Annotated[bool, typer.Option(help="Estimate F0 and write singing_acoustic_modeling too.")] = True,
-        f0_method: Annotated[str, typer.Option(help="harvest (finds more) or dio (faster).")] = "harvest",
-    ) -> None:
-        options = {"source": source, "seed": seed, "workers": workers, "max_items": max_items}
-        _run(recipe, out, **options, max_left_out=max_left_out, f0=f0, f0_method=f0_method)
-
-    return prepare
-
-
-_KINDS = {"align": _speech_corpus, "clips": _clips_corpus, "f0": _singing_corpus}
 
 for _recipe in RECIPES.values():
     if _recipe.needs_source:
-        _make = next((make for option, make in _KINDS.items() if option in _recipe.options), _plain_corpus)
-        prepare_app.command(_recipe.name, help=f"{_recipe.description[0].upper()}{_recipe.description[1:]}.")(
-            _make(_recipe)
-        )
+        _help = f"{_recipe.description[0].upper()}{_recipe.description[1:]}."
+        prepare_app.command(_recipe.name, help=_help)(_command(_recipe))
