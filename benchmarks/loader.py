@@ -29,7 +29,6 @@ import numpy as np
 import psutil
 import torch
 
-from unisono.audio import write_audio
 from unisono.data.collate import Collator
 from unisono.data.datasets import ConcatDataset, TextToAudioDataset
 from unisono.data.feature_cache.attach import attach
@@ -37,6 +36,7 @@ from unisono.data.feature_cache.build import fill_demands
 from unisono.data.feature_cache.demands import demands_of
 from unisono.data.loader import train_dataloader
 from unisono.data.manifest import write_jsonl
+from unisono.media.audio import write_audio
 from unisono.models.autoencoder import LogMelAutoencoder
 from unisono.types import Batch
 

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 
 from conftest import SAMPLE_RATE, tone
-from unisono.audio import read_audio, write_audio
 from unisono.data.datasets import AudioGenerationDataset, TextToAudioDataset
 from unisono.data.feature_cache.build import Filled, fill_demands
 from unisono.data.feature_cache.demands import demands_of
 from unisono.data.manifest import write_jsonl
-from unisono.data.media import Location
+from unisono.media.audio import read_audio, write_audio
+from unisono.media.locations import Location
 from unisono.models.autoencoder import LogMelAutoencoder
 
 

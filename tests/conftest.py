@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from unisono.audio import write_audio
 from unisono.data.manifest import write_jsonl
+from unisono.media.audio import write_audio
 
 SAMPLE_RATE = 24_000
 CLIP_S = 0.6

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from unisono.audio import write_audio
 from unisono.data.manifest import write_jsonl
 from unisono.data.mini.sentences import draw_sentences
-from unisono.data.prepare import align as align_step
-from unisono.data.prepare.manifest_steps import Options
+from unisono.data.prepare.steps import align as align_step
+from unisono.data.prepare.steps.engine import Options
 from unisono.errors import UserError
+from unisono.media.audio import write_audio
 from unisono.text.aligner import (
     AlignerLimits,
     CorpusAligner,

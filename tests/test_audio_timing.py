@@ -16,8 +16,8 @@ import soundfile as sf
 import torch
 
 from unisono import timing
-from unisono.audio import audio_info, read_audio, verify_audio_file, write_audio
 from unisono.errors import UserError
+from unisono.media.audio import audio_info, read_audio, verify_audio_file, write_audio
 
 RATE = 24_000
 
@@ -254,7 +254,7 @@ def test_a_kill_in_the_middle_leaves_a_whole_file(tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
     code = f"""
 import numpy as np
-from unisono.audio import write_audio
+from unisono.media.audio import write_audio
 while True:
     for level in (0.25, 0.5):
         write_audio({str(path)!r}, np.full(3_000_000, level, dtype=np.float32), 24_000)

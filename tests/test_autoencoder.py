@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from conftest import SAMPLE_RATE
-from unisono.audio import write_audio
 from unisono.errors import UserError
+from unisono.media.audio import write_audio
 from unisono.models.autoencoder import Autoencoder, LogMelAutoencoder
 from unisono.models.autoencoder.statistics import channel_statistics
 

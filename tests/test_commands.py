@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from conftest import SAMPLE_RATE
-from unisono.audio import write_audio
 from unisono.config import compose
 from unisono.data.manifest import write_jsonl
 from unisono.data.mini.films import write_video
+from unisono.media.audio import write_audio
 from unisono.training.run import run_training
 
 ROOT = Path(__file__).resolve().parents[1]

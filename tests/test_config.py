@@ -217,14 +217,14 @@ def test_a_misspelled_manifest_of_the_mini_corpus_is_found_once_the_corpus_is_th
 
 
 def test_the_check_keeps_no_weights_and_reads_no_audio(monkeypatch: pytest.MonkeyPatch, toy_corpus: Path) -> None:
-    import unisono.audio
+    import unisono.media.audio
     from unisono.config import rules
 
     def refuse(*args: Any, **kwargs: Any) -> None:
         raise AssertionError("audio was opened")
 
-    monkeypatch.setattr(unisono.audio.sf, "SoundFile", refuse)
-    monkeypatch.setattr(unisono.audio.sf, "info", refuse)
+    monkeypatch.setattr(unisono.media.audio.sf, "SoundFile", refuse)
+    monkeypatch.setattr(unisono.media.audio.sf, "info", refuse)
     built: list[dict[str, Any]] = []
     original = rules.build
 

@@ -10,13 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from unisono.audio import read_audio, write_audio
 from unisono.data.datasets import VideoToAudioDataset
 from unisono.data.mini.actors import ACTORS, COLOURS, SIZES
 from unisono.data.mini.films import FRAME_RATE_HZ, Part
-from unisono.data.prepare import debian_films
-from unisono.data.prepare.debian_effects import EFFECT_PACKAGES, EffectJob
-from unisono.data.prepare.debian_films import (
+from unisono.data.prepare.debian import films as debian_films
+from unisono.data.prepare.debian.effects import EFFECT_PACKAGES, EffectJob
+from unisono.data.prepare.debian.films import (
     LICENSES,
     SAMPLE_RATE,
     FilmJob,
@@ -28,7 +27,8 @@ from unisono.data.prepare.debian_films import (
     onset_sample,
     prepare_film,
 )
-from unisono.data.prepare.tables import first_match, load_table
+from unisono.data.prepare.debian.tables import first_match, load_table
+from unisono.media.audio import read_audio, write_audio
 
 av = pytest.importorskip("av")
 

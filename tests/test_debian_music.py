@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import soundfile as sf
 
-from unisono.audio import read_audio
-from unisono.data.prepare import debian_music
-from unisono.data.prepare.debian_effects import EFFECT_PACKAGES, EffectJob
-from unisono.data.prepare.debian_music import MusicJob, cut_evenly, effect_music_jobs, piece_jobs, prepare_music
-from unisono.data.prepare.tables import first_match, load_table
+from unisono.data.prepare.debian import music as debian_music
+from unisono.data.prepare.debian.effects import EFFECT_PACKAGES, EffectJob
+from unisono.data.prepare.debian.music import MusicJob, cut_evenly, effect_music_jobs, piece_jobs, prepare_music
+from unisono.data.prepare.debian.tables import first_match, load_table
 from unisono.errors import UserError
+from unisono.media.audio import read_audio
 
 
 def music_job(path: Path, **options: object) -> MusicJob:

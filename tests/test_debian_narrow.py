@@ -8,11 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from unisono.audio import read_audio, write_audio
 from unisono.data.datasets import AudioSuperResolutionDataset
 from unisono.data.degrade import low_pass
-from unisono.data.prepare.debian_effects import EffectJob
-from unisono.data.prepare.debian_narrow import (
+from unisono.data.prepare.debian.effects import EffectJob
+from unisono.data.prepare.debian.narrow import (
     CUTOFF_HZ,
     SAMPLE_RATE,
     VARIANTS,
@@ -21,6 +20,7 @@ from unisono.data.prepare.debian_narrow import (
     prepare_narrow,
     write_narrow,
 )
+from unisono.media.audio import read_audio, write_audio
 
 
 def narrow_job(folder: Path, name: str, waveform: np.ndarray, native_rate: int = 44_100, credit: str = "") -> NarrowJob:

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from unisono.audio import read_audio, write_audio
 from unisono.data.datasets import SingingAcousticModelingDataset, SingingVoiceSynthesisDataset
-from unisono.data.prepare import debian_singing
-from unisono.data.prepare.debian_singing import SAMPLE_RATE, SungJob, draw_tune, pauses_after, prepare_sung, sung_jobs
-from unisono.data.prepare.steps import Record
-from unisono.data.singing_plan import is_nucleus, split_syllables
+from unisono.data.prepare.debian import singing as debian_singing
+from unisono.data.prepare.debian.singing import SAMPLE_RATE, SungJob, draw_tune, pauses_after, prepare_sung, sung_jobs
+from unisono.data.prepare.jobs import Record
+from unisono.data.singing_synthesis.plan import is_nucleus, split_syllables
+from unisono.media.audio import read_audio, write_audio
 from unisono.text.espeak import synthesize
 from unisono.text.phonemes import SILENCE
 

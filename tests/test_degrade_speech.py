@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-from unisono.audio import write_audio
 from unisono.data.degrade import (
     NOISE_KINDS,
     DegradationChain,
@@ -19,6 +18,7 @@ from unisono.data.degrade import (
 )
 from unisono.data.manifest import write_jsonl
 from unisono.errors import UserError
+from unisono.media.audio import write_audio
 
 RATE = 16_000
 

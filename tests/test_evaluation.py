@@ -12,14 +12,12 @@ import numpy as np
 import pytest
 import soundfile as sf
 
-from unisono.audio import write_audio
 from unisono.errors import UserError
 from unisono.evaluation import metric as metric_module
 from unisono.evaluation import retrieval, speech
 from unisono.evaluation.catalogue import default_metrics
 from unisono.evaluation.durations import DurationError
 from unisono.evaluation.events import EventCountError, count_onsets
-from unisono.evaluation.mel import MelFrontEnd, hz_to_mel, mel_filters, mel_to_hz, power_spectrogram
 from unisono.evaluation.metric import (
     CODED,
     INPUT,
@@ -34,6 +32,8 @@ from unisono.evaluation.runner import evaluate, folder_names
 from unisono.evaluation.spectral import LogSpectralDistance, MelDistance, MelDistanceDtw, dtw_mean_cost
 from unisono.evaluation.speech import SiSdr, Stoi
 from unisono.evaluation.summary import best_row, mean_of
+from unisono.features.mel import MelFrontEnd, hz_to_mel, mel_filters, mel_to_hz, power_spectrogram
+from unisono.media.audio import write_audio
 
 RATE = 16_000
 FRONT_END = MelFrontEnd.for_rate(RATE)

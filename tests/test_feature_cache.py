@@ -16,7 +16,6 @@ import torch
 from cached import BytesEncoder, autoencoder, corpus, data_set, encoded, filled, target
 from conftest import SAMPLE_RATE, TASKS
 from toy import toy_collator, toy_dataset, toy_model
-from unisono.audio import read_audio, write_audio
 from unisono.data.datasets import ConcatDataset, SpeechEnhancementDataset, TextToAudioDataset
 from unisono.data.datasets.base import Window
 from unisono.data.feature_cache import CachedLatents, CachedSequences, CachedTexts, CachedVectors, FeatureStore
@@ -33,8 +32,9 @@ from unisono.data.feature_cache.encoders import (
 from unisono.data.feature_cache.table import KeyTable, split_keys
 from unisono.data.loader import train_dataloader
 from unisono.data.manifest import write_jsonl
-from unisono.data.media import Location
 from unisono.errors import UserError
+from unisono.media.audio import read_audio, write_audio
+from unisono.media.locations import Location
 from unisono.models.autoencoder import LogMelAutoencoder
 
 

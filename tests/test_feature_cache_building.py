@@ -19,7 +19,6 @@ from omegaconf import OmegaConf
 from cached import autoencoder, corpus, encoded, filled, target
 from conftest import SAMPLE_RATE
 from toy import toy_dataset
-from unisono.audio import read_audio, write_audio
 from unisono.data.datasets import TextToAudioDataset
 from unisono.data.feature_cache import FeatureStore
 from unisono.data.feature_cache.attach import attach
@@ -33,8 +32,9 @@ from unisono.data.feature_cache.encoders import (
 )
 from unisono.data.feature_cache.scan import scan
 from unisono.data.feature_cache.shards import DamagedShard
-from unisono.data.media import Location
 from unisono.errors import UserError
+from unisono.media.audio import read_audio, write_audio
+from unisono.media.locations import Location
 
 
 @pytest.fixture

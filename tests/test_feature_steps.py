@@ -17,13 +17,14 @@ from typer import Typer
 from typer.testing import CliRunner
 
 from feature_sources import RATE, save_x_vector_model, voice, write_flash
-from unisono.audio import read_audio, write_audio
 from unisono.data.manifest import write_jsonl
-from unisono.data.media import read_array
-from unisono.data.prepare import commands_features, features, manifest_steps
-from unisono.data.prepare.manifest_steps import LeaveOut, ManifestStep, Options, Work, run_manifest_step
+from unisono.data.prepare import commands_features
+from unisono.data.prepare.steps import engine, features
+from unisono.data.prepare.steps.engine import LeaveOut, ManifestStep, Options, Work, run_manifest_step
 from unisono.errors import UserError
 from unisono.features import f0
+from unisono.media.audio import read_audio, write_audio
+from unisono.media.locations import read_array
 
 
 @pytest.fixture(scope="module")
@@ -126,9 +127,9 @@ def counted(work: Work, settings: Any) -> dict[str, Any]:
 
 
 def run_counted(corpus: Path, bad: tuple[str, ...] = (), **options: Any) -> Any:
-    content = manifest_steps.load_manifest(corpus / "content.jsonl")
-    goals = manifest_steps.targets(content, corpus / "audio.jsonl")
-    works = {audio_id: manifest_steps.work_of(line, "audio") for audio_id, line in goals.items()}
+    content = engine.load_manifest(corpus / "content.jsonl")
+    goals = engine.targets(content, corpus / "audio.jsonl")
+    works = {audio_id: engine.work_of(line, "audio") for audio_id, line in goals.items()}
     step = ManifestStep("count", 1, "counting", counted, {"bad": list(bad)}, chunk_items=2)
     return run_manifest_step(step, content, works, Options(corpus / "out.jsonl", 1, False, **options))
 
@@ -185,7 +186,7 @@ def test_a_killed_step_goes_on(corpus: Path) -> None:
     for i in range(6):
         write_audio(corpus / f"audio/é{i}.wav", voice(130.0, 4.0), RATE)
     code = (
-        "from pathlib import Path; from unisono.data.prepare import features, manifest_steps as m;"
+        "from pathlib import Path; from unisono.data.prepare.steps import features, engine as m;"
         f"c=Path({str(corpus)!r}); features.ManifestStep=lambda *a,**k: m.ManifestStep(*a,**{{**k,'chunk_items':1}});"
         "features.add_f0(c/'content.jsonl',c/'audio.jsonl',m.Options(c/'o.jsonl',1,False))"
     )

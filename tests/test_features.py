@@ -238,7 +238,7 @@ def test_a_vision_model_gives_its_own_vectors(clip_model: Path, flash: Path) -> 
     vectors = video.video_features(flash, encoder, 5.0)
     assert vectors.shape == (10, encoder.dim) == (10, 6)
     assert encoder.size == 32
-    from unisono.data.video import read_video_frames
+    from unisono.media.video import read_video_frames
 
     pixels = (read_video_frames(flash, 5.0, 32) / 255.0 - 0.4) / 0.3
     with torch.inference_mode():

@@ -14,9 +14,9 @@ import soundfile as sf
 from safetensors.numpy import save_file
 
 from toy import make_tar
-from unisono.audio import audio_info, open_audio, read_audio, verify_audio_file
-from unisono.data.media import Location, parse_location, read_array
 from unisono.errors import UserError
+from unisono.media.audio import audio_info, open_audio, read_audio, verify_audio_file
+from unisono.media.locations import Location, parse_location, read_array
 from unisono.timing import seconds_to_samples
 
 RATE = 24_000

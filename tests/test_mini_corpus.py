@@ -14,7 +14,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from unisono.audio import read_audio
 from unisono.data.degrade import active_power
 from unisono.data.manifest import load_manifest
 from unisono.data.mini import corpus
@@ -22,6 +21,7 @@ from unisono.data.mini.corpus import SPEAKERS, build_mini_corpus
 from unisono.data.mini.plan import DEFAULT_COUNTS, checked_counts
 from unisono.data.mini.sentences import MAX_WORDS, MIN_WORDS, draw_sentences, make_sentence, split_of
 from unisono.errors import UserError
+from unisono.media.audio import read_audio
 from unisono.text.phonemes import check_phonemes
 
 SPLITS = ("train", "val", "test")

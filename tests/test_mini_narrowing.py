@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from unisono.audio import read_audio
 from unisono.data.manifest import load_manifest
 from unisono.data.mini.corpus import build_mini_corpus
 from unisono.data.mini.narrowing import BANDWIDTHS_HZ, FILTERS, draw_filter, narrow
+from unisono.media.audio import read_audio
 
 RATE = 24_000
 

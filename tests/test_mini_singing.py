@@ -8,15 +8,22 @@ import mido
 import numpy as np
 import pytest
 
-from unisono.audio import read_audio
 from unisono.data.manifest import load_manifest
 from unisono.data.mini.corpus import build_mini_corpus
 from unisono.data.mini.items import SPEAKERS
 from unisono.data.mini.notes import TICKS_PER_BEAT
 from unisono.data.mini.songs import LOWEST_TONIC, divide_word, lyrics, make_song
-from unisono.data.singing import F0_RATE_HZ, Style, analyse, pitch_contour, render, sing
-from unisono.data.singing_plan import ScoreNote, SyllableNotes, is_nucleus, onset_length, plan_phrase, split_syllables
+from unisono.data.singing_synthesis.plan import (
+    ScoreNote,
+    SyllableNotes,
+    is_nucleus,
+    onset_length,
+    plan_phrase,
+    split_syllables,
+)
+from unisono.data.singing_synthesis.synthesis import F0_RATE_HZ, Style, analyse, pitch_contour, render, sing
 from unisono.errors import UserError
+from unisono.media.audio import read_audio
 from unisono.text.espeak import synthesize
 from unisono.text.phonemes import PHONEMES, SILENCE, check_phonemes
 

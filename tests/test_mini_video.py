@@ -8,7 +8,6 @@ import av
 import numpy as np
 import pytest
 
-from unisono.audio import read_audio
 from unisono.data.manifest import load_manifest
 from unisono.data.mini.actors import ACTORS, COLOURS, SIZES
 from unisono.data.mini.captions import NUMBERS, TIMES
@@ -26,6 +25,7 @@ from unisono.data.mini.films import (
     write_video,
 )
 from unisono.errors import UserError
+from unisono.media.audio import read_audio
 
 RATE = 24_000
 SPLITS = ("train", "val", "test")

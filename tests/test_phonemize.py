@@ -14,8 +14,8 @@ from typer import Typer
 from typer.testing import CliRunner
 
 from unisono.data.manifest import read_jsonl, write_jsonl
-from unisono.data.prepare import phonemize as step
 from unisono.data.prepare.commands_text import phonemize as command
+from unisono.data.prepare.steps import phonemize as step
 from unisono.errors import UserError
 from unisono.text.ipa import languages, transcribe_ipa
 from unisono.text.phonemes import ARPABET_TO_IPA, PHONEMES, SILENCE, to_arpabet_inventory
@@ -350,7 +350,7 @@ def test_a_killed_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     manifest = manifest_of(tmp_path, many(12))
     output = manifest.with_name("out.jsonl")
     code = (
-        "import os, signal; from unisono.data.prepare import phonemize as step\n"
+        "import os, signal; from unisono.data.prepare.steps import phonemize as step\n"
         "step._LINES_PER_JOB = 3\n"
         "real, calls = step._phonemize_chunk, []\n"
         "def chunk(job):\n"

@@ -18,13 +18,14 @@ import numpy as np
 import pytest
 import soundfile as sf
 
-from unisono.audio import read_audio
 from unisono.data.manifest import load_manifest
-from unisono.data.prepare import debian, debian_effects, debian_films, debian_noisy, debian_speech, packages
-from unisono.data.prepare.debian_report import TASKS
+from unisono.data.prepare.debian import corpus as debian
+from unisono.data.prepare.debian import effects, films, noisy, packages, speech
+from unisono.data.prepare.debian.report import TASKS
+from unisono.data.prepare.debian.tables import first_match, load_table
 from unisono.data.prepare.splits import SPLITS
-from unisono.data.prepare.tables import first_match, load_table
 from unisono.errors import UserError
+from unisono.media.audio import read_audio
 from unisono.text.espeak import synthesize
 from unisono.text.phonemes import PHONEMES
 
@@ -147,9 +148,9 @@ def fake_apt(tree: Path, patch: pytest.MonkeyPatch) -> None:
 
     patch.setattr(packages, "fetch_package", fetch)
     patch.setattr(packages, "unpack_package", unpack)
-    patch.setattr(debian_speech, "_MIN_SCORE", -45.0)
-    patch.setattr(debian_films, "FILMS", {"train": 2, "val": 1, "test": 1})
-    debian_speech._aligner.cache_clear()
+    patch.setattr(speech, "_MIN_SCORE", -45.0)
+    patch.setattr(films, "FILMS", {"train": 2, "val": 1, "test": 1})
+    speech._aligner.cache_clear()
 
 
 @pytest.fixture
@@ -326,7 +327,7 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(
     apt: None, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "again"
-    prepare = {"prompt": debian_speech.prepare_prompt, "noisy": debian_noisy.prepare_noisy}
+    prepare = {"prompt": speech.prepare_prompt, "noisy": noisy.prepare_noisy}
     done: list[str] = []
 
     def interrupted_after(number: int, function: Any) -> Any:
@@ -342,17 +343,17 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(
 
         return work
 
-    monkeypatch.setattr(debian_speech, "prepare_prompt", interrupted_after(2, prepare["prompt"]))
+    monkeypatch.setattr(speech, "prepare_prompt", interrupted_after(2, prepare["prompt"]))
     with pytest.raises(KeyboardInterrupt):
         build(out)
     assert not (out / "corpus.json").exists()
     with pytest.raises(UserError, match="unfinished corpus with another seed"):
         build(out, seed=1)
-    monkeypatch.setattr(debian_speech, "prepare_prompt", interrupted_after(99, prepare["prompt"]))
-    monkeypatch.setattr(debian_noisy, "prepare_noisy", interrupted_after(8, prepare["noisy"]))
+    monkeypatch.setattr(speech, "prepare_prompt", interrupted_after(99, prepare["prompt"]))
+    monkeypatch.setattr(noisy, "prepare_noisy", interrupted_after(8, prepare["noisy"]))
     with pytest.raises(KeyboardInterrupt):
         build(out)
-    monkeypatch.setattr(debian_noisy, "prepare_noisy", interrupted_after(99, prepare["noisy"]))
+    monkeypatch.setattr(noisy, "prepare_noisy", interrupted_after(99, prepare["noisy"]))
     build(out)
     assert len(done) == len(set(done)), "finished work was done again"
     assert digests(out) == digests(corpus)
@@ -382,15 +383,13 @@ def test_bad_folders_and_options_are_refused(apt: None, tmp_path: Path) -> None:
 
 
 def test_noise_recordings_of_test_are_not_heard_in_training(tree: Path) -> None:
-    for package in debian_effects.EFFECT_PACKAGES:
+    for package in effects.EFFECT_PACKAGES:
         table = load_table(package)
         # A noise is one of the captioned recordings, and takes of one recording lie in one split.
         assert set(table["noises"].values()) <= set(SPLITS)
         for pattern in table["noises"]:
             assert first_match(table["captions"], pattern.replace("*", "1")) is not None, pattern
-    found = debian_noisy.noise_recordings(
-        {name: tree / name for name in ("sonic-pi-samples", "scratch", "minetest-data")}
-    )
+    found = noisy.noise_recordings({name: tree / name for name in ("sonic-pi-samples", "scratch", "minetest-data")})
     assert [name for name, _ in found["train"]] == ["sonic-pi-samples/ambi_sauna"]
     assert [name for name, _ in found["test"]] == ["scratch/Human/PartyNoise"]
     assert [name for name, _ in found["val"]] == ["minetest-data/carts/sounds/carts_cart_moving.1"]

@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from unisono.data.prepare import RECIPES, debian, debian_effects, debian_noisy, debian_speech, packages
+from unisono.data.prepare import RECIPES
+from unisono.data.prepare.debian import corpus as debian
+from unisono.data.prepare.debian import effects, noisy, packages, speech
+from unisono.data.prepare.debian.tables import load_table
 from unisono.data.prepare.splits import SPLITS, fill_splits, split_of, tied_groups
-from unisono.data.prepare.tables import load_table
 from unisono.errors import UserError
 from unisono.text.align import AlignedPhone, Alignment, text_to_words
 
@@ -88,13 +90,11 @@ def test_splits_keep_tied_clips_together_and_about_the_shares() -> None:
 
 
 def test_captions_that_differ_in_an_article_are_the_same() -> None:
-    assert debian_effects.normalise_caption("A splash, in water!") == debian_effects.normalise_caption(
-        "splash in the water"
-    )
+    assert effects.normalise_caption("A splash, in water!") == effects.normalise_caption("splash in the water")
 
 
 def test_tables_are_well_formed() -> None:
-    for package in debian_effects.EFFECT_PACKAGES:
+    for package in effects.EFFECT_PACKAGES:
         table = load_table(package)
         for caption in table["captions"].values():
             assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9 ,-]+[A-Za-z0-9]", caption), caption
@@ -105,7 +105,7 @@ def test_spoken_text() -> None:
     table = load_table("asterisk-core-sounds-en")
 
     def said(text: str, name: str = "") -> str:
-        return debian_speech.spoken_text(text, table["replace"].get(name, {}), table["respell"])
+        return speech.spoken_text(text, table["replace"].get(name, {}), table["respell"])
 
     assert said("press 1 or 28, then # [!] (a remark)...") == "press one or twenty-eight, then pound"
     assert said("dial 1234 * IAX") == "dial one two three four star I A X"
@@ -113,7 +113,7 @@ def test_spoken_text() -> None:
     assert said("dial 500 or dial extension 8500 to", "demo-instruct") == (
         "dial five zero zero or dial extension eight five zero zero to"
     )
-    assert [debian_speech.number_in_words(digits) for digits in ("0", "19", "20", "42", "007")] == [
+    assert [speech.number_in_words(digits) for digits in ("0", "19", "20", "42", "007")] == [
         "zero",
         "nineteen",
         "twenty",
@@ -134,7 +134,7 @@ def test_long_prompts_are_cut_at_pauses_with_their_words_and_phones() -> None:
             phones.append(AlignedPhone("", -1, start_s, 0.4, -3.0))
             start_s = round(start_s + 0.4, 2)
     alignment = Alignment(tuple(words), tuple(phones), start_s + 0.1, -10.0)
-    parts = debian_speech.split_at_pauses(text, alignment, longest_frames=310)
+    parts = speech.split_at_pauses(text, alignment, longest_frames=310)
     assert [part.text for part in parts] == ["One two. Three four,", "five six seven.", "Eight nine"]
     assert " ".join(part.text for part in parts) == text
     assert sum(len([p for p in part.phones if p.phone]) for part in parts) == len(words)
@@ -143,8 +143,8 @@ def test_long_prompts_are_cut_at_pauses_with_their_words_and_phones() -> None:
         assert 0 <= first.start_s - part.start_frame / 100 <= 0.151
         assert 0 <= part.end_frame / 100 - last.end_s <= 0.151
         assert part.end_frame - part.start_frame <= 310
-    assert debian_speech.split_at_pauses(text, alignment) == [
-        debian_speech.Part(text, 0, round(alignment.duration_s * 100), alignment.phones)
+    assert speech.split_at_pauses(text, alignment) == [
+        speech.Part(text, 0, round(alignment.duration_s * 100), alignment.phones)
     ]
 
 
@@ -152,7 +152,7 @@ def test_looped_noise_is_long_enough_and_has_no_click() -> None:
     rng = np.random.default_rng(3)
     time_s = np.arange(9_000) / 16_000
     recording = np.sin(2 * np.pi * 101.3 * time_s).astype(np.float32)
-    noise = debian_noisy.recorded_noise(rng, recording, 40_000)
+    noise = noisy.recorded_noise(rng, recording, 40_000)
     assert noise.shape == (40_000,)
     assert np.abs(np.diff(noise)).max() < 1.5 * np.abs(np.diff(recording)).max()
 

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from unisono.audio import write_audio
 from unisono.data.manifest import load_manifest
 from unisono.data.prepare import RECIPES
 from unisono.data.prepare.corpora import engine
@@ -27,6 +26,7 @@ from unisono.data.prepare.corpora.items import Found, Item, LeaveOut
 from unisono.data.prepare.corpora.output import summary_line
 from unisono.data.prepare.splits import SPLITS, hash_order, hash_splits, split_of
 from unisono.errors import UserError
+from unisono.media.audio import write_audio
 
 
 def write_tone(path: Path, duration_s: float = 0.2, f0_hz: float = 220.0, sample_rate: int = 16_000) -> Path:

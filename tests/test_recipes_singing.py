@@ -12,10 +12,10 @@ import pytest
 
 from test_recipes_engine import assert_whole, left_out, lines, report
 from test_recipes_speech import assert_readable, prepare
-from unisono.audio import write_audio
 from unisono.data.prepare.corpora.items import LeaveOut
 from unisono.data.prepare.corpora.singing import F0_RATE_HZ, checked_labels
 from unisono.errors import UserError
+from unisono.media.audio import write_audio
 
 SVS, SAM = "singing_voice_synthesis", "singing_acoustic_modeling"
 SAMPLE_RATE = 24_000

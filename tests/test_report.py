@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unisono.audio import write_audio
 from unisono.evaluation import curves
 from unisono.evaluation.metric import EvaluationItem
 from unisono.evaluation.pictures import HEIGHT_PX, WIDTH_PX, colour_palette, frequency_ticks, mel_picture, time_ticks
 from unisono.evaluation.runner import evaluate
 from unisono.evaluation.summary import Summary
+from unisono.media.audio import write_audio
 
 RATE = 16_000
 HOSTILE = "<script>alert(1)</script> \"quoted\" & 'single' </article> {{ 7 * 7 }}"

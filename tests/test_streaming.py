@@ -22,8 +22,8 @@ from unisono.data.collate import Collator
 from unisono.data.datasets import DATASETS
 from unisono.data.manifest import write_jsonl
 from unisono.data.order import TrainBatches
-from unisono.data.shards import write_shards
 from unisono.data.streaming import StreamedBatches, TarShards, streamed_dataloader
+from unisono.data.tar_shards import write_shards
 from unisono.errors import UserError
 
 RATE = 24_000

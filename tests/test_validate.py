@@ -13,11 +13,11 @@ import pytest
 import soundfile as sf
 
 from unisono.data.manifest import write_jsonl
-from unisono.data.media import Location
 from unisono.data.validate import KINDS, Finding, Limits, Validated, fix, table, validate, write_report
 from unisono.data.validate.facts import AudioFacts, measure_job
 from unisono.data.validate.text_checks import read_vocabulary
 from unisono.errors import UserError
+from unisono.media.locations import Location
 
 RATE = 24_000
 ERRORS = {kind for kind, row in KINDS.items() if row.level == "error"}
@@ -296,7 +296,7 @@ def test_clipping_and_hash_do_not_depend_on_where_blocks_end(tmp_path: Path, mon
     x = np.clip(sound(3, 2.0) * 30, -1, 1)
     sf.write(tmp_path / "a.wav", x, RATE, "FLOAT")
     whole = measured(tmp_path / "a.wav")
-    monkeypatch.setattr("unisono.audio._BLOCK_FRAMES", 997)
+    monkeypatch.setattr("unisono.media.audio._BLOCK_FRAMES", 997)
     parts = measured(tmp_path / "a.wav")
     assert whole.clipped_share == parts.clipped_share > 0.1
     assert (whole.samples_hash, whole.fingerprint) == (parts.samples_hash, parts.fingerprint)

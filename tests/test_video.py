@@ -9,8 +9,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from unisono.data.video import iterate_video_frames, read_video_frames, video_info
 from unisono.errors import UserError
+from unisono.media.video import iterate_video_frames, read_video_frames, video_info
 
 av = pytest.importorskip("av")
 
@@ -248,7 +248,7 @@ def test_sources(clip, tmp_path):
 def test_a_long_video_is_searched_not_decoded(tmp_path, container, monkeypatch):
     """Ten minutes at 5 Hz; a part of them decodes little more than itself."""
     path = write(tmp_path / "long", container, count=3000, rate=5, gop=25)
-    from unisono.data import video
+    from unisono.media import video
 
     decoded = []
     init = video._Picture.__init__

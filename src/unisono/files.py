@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unisono.errors import UserError
+
+if TYPE_CHECKING:
+    from numpy import ndarray
 
 try:
     import fcntl
@@ -26,8 +33,13 @@ def cache_dir() -> Path:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold a lock file, waiting for whoever has it; the system frees it when the process dies."""
+def locked(path: Path, *, refusal: str | None = None) -> Iterator[None]:
+    """Hold a lock file; the system frees it when the process dies.
+
+    Args:
+        path: of the lock file; it vanishes in the end.
+        refusal: message of the error if another process holds it; None waits for that process.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -36,6 +48,9 @@ def locked(path: Path) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            if refusal is not None:
+                os.close(handle)
+                raise UserError(refusal) from None
             logger.info("waiting for another process that works beside %s", path)
             fcntl.flock(handle, fcntl.LOCK_EX)
         except OSError:
@@ -65,6 +80,37 @@ def sync_folder(folder: Path) -> None:
     """Flush a folder's files and the folder itself to disk."""
     for path in [*folder.iterdir(), folder]:
         sync_path(path)
+
+
+@contextmanager
+def replaced_file(path: Path) -> Iterator[Path]:
+    """A file to write, which takes the place of ``path`` when the context ends well, and vanishes if not.
+
+    Several processes may replace one file: the last one wins, and none sees half of it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        sync_path(temporary)  # else a power cut may leave the new name with an empty file
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON whole or not at all."""
+    with replaced_file(path) as temporary:
+        temporary.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
+def write_array(path: Path, array: ndarray) -> None:
+    """Write .npy whole or not at all."""
+    import numpy as np  # not needed by most who come here
+
+    with replaced_file(path) as temporary, temporary.open("wb") as file:
+        np.save(file, array, allow_pickle=False)
 
 
 @contextmanager

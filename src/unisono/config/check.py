@@ -13,7 +13,7 @@ from unisono.config.entries import INFERENCE, EntryPoint
 from unisono.config.faults import UNRESOLVED, Fault, items, join, resolve_all, written_references
 from unisono.config.signatures import Misfit, find_target, misfits
 from unisono.config.tree import NOT_GROUPS, config_dir, hydra_in
-from unisono.data.prepared import IF_PRESENT
+from unisono.data.datasets.if_present import IF_PRESENT
 from unisono.errors import UserError
 from unisono.suggest import did_you_mean
 

@@ -18,6 +18,7 @@ from unisono.config.entries import EntryPoint
 from unisono.config.resolvers import register_omegaconf_resolvers
 from unisono.config.tree import config_dir, register_search_path, with_absolute_config_path, with_own_config
 from unisono.errors import UserError
+from unisono.files import replaced_file
 
 if TYPE_CHECKING:
     from unisono.config.messages import Composition
@@ -203,7 +204,5 @@ def resolved(cfg: DictConfig) -> DictConfig:
 
 def save_config(path: Path, cfg: DictConfig) -> None:
     """Write the resolved configuration, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    OmegaConf.save(cfg, temporary, resolve=True)
-    os.replace(temporary, path)
+    with replaced_file(path) as temporary:
+        OmegaConf.save(cfg, temporary, resolve=True)

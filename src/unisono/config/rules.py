@@ -9,7 +9,7 @@ from typing import Any
 from unisono.config.entries import EntryPoint
 from unisono.config.faults import UNRESOLVED, Fault, has_unresolved, join
 from unisono.config.signatures import find_target
-from unisono.data.prepared import IF_PRESENT
+from unisono.data.datasets.if_present import IF_PRESENT
 from unisono.errors import UserError
 
 _LISTS = ("train_dataloader", "val_dataloader", "datasets")

@@ -58,7 +58,7 @@ def shard(
     from unisono.data.datasets import DATASETS
     from unisono.data.datasets.restoration import RestorationDataset, degraded_elsewhere
     from unisono.data.manifest import read_jsonl
-    from unisono.data.shards import write_shards
+    from unisono.data.tar_shards import write_shards
     from unisono.tasks import get_task
 
     chosen = get_task(task or content.resolve().parent.parent.name).name

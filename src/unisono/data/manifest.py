@@ -17,8 +17,9 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from unisono.data.media import Location, parse_location
 from unisono.errors import UserError
+from unisono.files import replaced_file
+from unisono.media.locations import Location, parse_location
 
 _AUDIO_ID = re.compile(r"[^/\\\x00-\x1f]+")
 _MAX_ID_BYTES = 200  # file systems allow 255 for a name; an extension and a temporary suffix come on top
@@ -81,16 +82,9 @@ def _has_lone_surrogate(record: Any) -> bool:
 def write_jsonl(path: str | os.PathLike, records: Iterable[dict[str, Any]]) -> Path:
     """Write a manifest whole or not at all."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as out:
-            for record in records:
-                out.write(json.dumps(record, ensure_ascii=False) + "\n")
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with replaced_file(path) as temporary, temporary.open("w", encoding="utf-8") as out:
+        for record in records:
+            out.write(json.dumps(record, ensure_ascii=False) + "\n")
     return path
 
 

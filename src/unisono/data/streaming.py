@@ -27,8 +27,8 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from unisono.data.datasets.base import AudioGenerationDataset
 from unisono.data.manifest import Fields, parse_line
-from unisono.data.media import MAX_MEMBER_BYTES, Location, StrictTarInfo
 from unisono.errors import UserError
+from unisono.media.locations import MAX_MEMBER_BYTES, Location, StrictTarInfo
 from unisono.objectives.noise import derive_seed
 from unisono.timing import latent_rate_hz
 from unisono.types import Sample

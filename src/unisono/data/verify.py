@@ -11,10 +11,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from unisono.audio import verify_audio_file
 from unisono.data.datasets import AudioGenerationDataset
-from unisono.data.media import Location
 from unisono.errors import UserError
+from unisono.files import replaced_file
+from unisono.media.audio import verify_audio_file
+from unisono.media.locations import Location
 
 logger = logging.getLogger(__name__)
 
@@ -112,12 +113,6 @@ def _read_cache(cache: Path) -> dict[str, _Stamp]:
 
 def _write_cache(cache: Path, files: dict[str, _Stamp]) -> None:
     """Whole or not at all, so that two runs of one folder never read half a cache."""
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    temporary = cache.with_name(f".{cache.name}.{os.getpid()}.tmp")
-    try:
+    with replaced_file(cache) as temporary:
         # Escaped, because a file's name need not be UTF-8.
         temporary.write_text(json.dumps({"version": _CACHE_VERSION, "files": files}), encoding="utf-8")
-        os.replace(temporary, cache)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

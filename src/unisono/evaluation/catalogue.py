@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from unisono.evaluation.durations import DurationError
 from unisono.evaluation.events import EventCountError
-from unisono.evaluation.mel import MelFrontEnd
 from unisono.evaluation.metric import Metric
 from unisono.evaluation.spectral import LogSpectralDistance, MelDistance, MelDistanceDtw
 from unisono.evaluation.speech import SiSdr, Stoi
+from unisono.features.mel import MelFrontEnd
 
 
 def default_metrics(sample_rate: int) -> tuple[Metric, ...]:

@@ -9,8 +9,8 @@ import scipy.ndimage
 import scipy.signal
 
 import unisono
-from unisono.evaluation.mel import MelFrontEnd
 from unisono.evaluation.metric import EvaluationItem, MetricCard, MetricFailure, NotApplicable, Sample, reference_of
+from unisono.features.mel import MelFrontEnd
 
 _BELOW_PEAK_DB = 45.0
 _RISE_DB = 9.0

@@ -11,10 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from unisono.audio import audio_info, read_audio, write_audio
-from unisono.data.media import Location
 from unisono.errors import UserError
-from unisono.evaluation.mel import MelFrontEnd
 from unisono.evaluation.metric import (
     CODED,
     INPUT,
@@ -28,6 +25,9 @@ from unisono.evaluation.metric import (
 )
 from unisono.evaluation.pictures import mel_picture
 from unisono.evaluation.retrieval import mel_statistics
+from unisono.features.mel import MelFrontEnd
+from unisono.media.audio import audio_info, read_audio, write_audio
+from unisono.media.locations import Location
 
 SILENCE_PEAK = 1e-4
 """Peaks below (-80 dB re full scale) count as silence."""

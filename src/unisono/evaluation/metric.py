@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from unisono.data.media import Location
+from unisono.media.locations import Location
 
 MODEL, CODED, INPUT = "model", "reference_coded", "input"
 """Rows of every table: what the model made, the reference through the autoencoder and back, the input as it came."""

@@ -6,13 +6,13 @@ the light and the dark look.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from unisono.evaluation.mel import hz_to_mel
+from unisono.features.mel import hz_to_mel
+from unisono.files import replaced_file
 
 WIDTH_PX, HEIGHT_PX = 640, 160
 RANGE_DB = 70.0
@@ -61,13 +61,8 @@ def mel_picture(mel_db: np.ndarray, duration_s: float, span_s: float, loudest_db
     )
     picture = Image.fromarray(canvas)
     picture.putpalette(colour_palette().tobytes())
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replaced_file(path) as temporary:
         picture.save(temporary, format="PNG", transparency=_TRANSPARENT, optimize=True)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
     return path
 
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 import unisono
-from unisono.evaluation.mel import MelFrontEnd
 from unisono.evaluation.metric import MetricCard
+from unisono.features.mel import MelFrontEnd
 
 TASKS = frozenset({"text_to_audio", "text_to_music"})
 

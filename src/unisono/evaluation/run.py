@@ -28,7 +28,7 @@ def run_evaluation(cfg: DictConfig) -> Path:
     """Measure every test item of the configured data sets; returns the report's path."""
     from hydra.utils import instantiate
 
-    from unisono.data.prepared import without_absent_sets
+    from unisono.data.datasets.if_present import without_absent_sets
     from unisono.evaluation.runner import evaluate
     from unisono.inference.model_folder import load_model_folder
 

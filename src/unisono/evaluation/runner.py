@@ -27,7 +27,6 @@ from unisono.errors import UserError
 from unisono.evaluation import retrieval
 from unisono.evaluation.catalogue import default_metrics
 from unisono.evaluation.measure import ItemResult, Job, Loaded, checked, load, measure_item
-from unisono.evaluation.mel import MelFrontEnd
 from unisono.evaluation.metric import CODED, MODEL, EvaluationItem, Metric, MetricCard, Outcome
 from unisono.evaluation.report import write_report
 from unisono.evaluation.summary import (
@@ -39,6 +38,7 @@ from unisono.evaluation.summary import (
     to_json,
     write_text,
 )
+from unisono.features.mel import MelFrontEnd
 
 MAX_WORKERS = 16
 _EVAL_EXTRA = "pip install 'unisono[eval]'"

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 
 import unisono
-from unisono.evaluation.mel import MelFrontEnd, power_spectrogram, to_db
 from unisono.evaluation.metric import (
     FRAME_LOCKED_TASKS,
     EvaluationItem,
@@ -20,6 +19,7 @@ from unisono.evaluation.metric import (
     common_length,
     reference_of,
 )
+from unisono.features.mel import MelFrontEnd, power_spectrogram, to_db
 
 DTW_LIMIT_S = 60.0
 _LSD_N_FFT, _LSD_HOP, _LSD_FLOOR_DB = 2048, 512, -80.0

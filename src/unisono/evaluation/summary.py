@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from unisono.evaluation.metric import MetricCard, Outcome
+from unisono.files import replaced_file
 
 Outcomes = Mapping[str, Mapping[str, Outcome]]
 """Of one item: row -> metric -> outcome."""
@@ -187,14 +187,9 @@ def plain(value: Any) -> Any:
 
 def write_text(path: Path, text: str) -> Path:
     """Write a text file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replaced_file(path) as temporary:
         # A lone surrogate (a broken character in a caption) cannot be UTF-8; it is written as "?".
         temporary.write_text(text, encoding="utf-8", errors="replace")
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
     return path
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from unisono.audio import check_sample_rate, check_waveform
 from unisono.errors import UserError
+from unisono.media.audio import check_sample_rate, check_waveform
 
 METHODS = ("harvest", "dio")
 MIN_SAMPLE_RATE = 8_000

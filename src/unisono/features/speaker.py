@@ -12,11 +12,11 @@ from typing import Any, Protocol
 import numpy as np
 import scipy.fft
 
-from unisono.audio import check_waveform
 from unisono.errors import UserError
-from unisono.evaluation.mel import mel_filters, power_spectrogram, to_db
 from unisono.features.f0 import estimate_f0
+from unisono.features.mel import mel_filters, power_spectrogram, to_db
 from unisono.features.pretrained import inference, load_pretrained, load_weights, weights_fingerprint
+from unisono.media.audio import check_waveform
 
 STATISTICS, RESEMBLYZER = "statistics", "resemblyzer"
 

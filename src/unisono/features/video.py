@@ -9,9 +9,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from unisono.data.video import VideoSource, iterate_video_frames
 from unisono.errors import UserError
 from unisono.features.pretrained import inference, load_pretrained, load_weights, weights_fingerprint
+from unisono.media.video import VideoSource, iterate_video_frames
 
 LUMINANCE = "luminance"
 _BATCH_FRAMES = 32

@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from unisono.audio import write_audio
 from unisono.config import hydra_entry, save_config
 from unisono.config.entries import INFERENCE
 from unisono.errors import UserError
+from unisono.files import replaced_file
+from unisono.media.audio import write_audio
 
 if TYPE_CHECKING:
     from unisono.data.datasets import AudioGenerationDataset
@@ -41,7 +42,7 @@ def run_inference(cfg: DictConfig) -> Path:
     """Generate everything that is not there yet; returns the manifest's path."""
     from hydra.utils import instantiate
 
-    from unisono.data.prepared import without_absent_sets
+    from unisono.data.datasets.if_present import without_absent_sets
     from unisono.inference.pipeline import Pipeline, weights_hash
 
     datasets: list[AudioGenerationDataset] = list(instantiate(without_absent_sets(cfg.datasets)))
@@ -130,9 +131,8 @@ def _finished(manifest: Path, provenance: dict[str, Any], hashes: dict[Key, str]
         same = same and record.get("content_hash") == hashes.get(key, record.get("content_hash"))
         if same and (manifest.parent / record["audio"]).is_file():
             kept[key] = line
-    temporary = manifest.with_suffix(".tmp")
-    temporary.write_text("".join(line + "\n" for line in kept.values()), encoding="utf-8")
-    temporary.replace(manifest)
+    with replaced_file(manifest) as temporary:
+        temporary.write_text("".join(line + "\n" for line in kept.values()), encoding="utf-8")
     return set(kept)
 
 

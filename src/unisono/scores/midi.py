@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from unisono.errors import UserError
+from unisono.files import replaced_file
 from unisono.scores.pitch import note_name
 from unisono.scores.read import choose_voice
 from unisono.scores.score import Score, WrittenNote, understand_lyrics
@@ -97,13 +98,8 @@ def write_midi(score: Score, path: str | os.PathLike) -> Path:
         track.append(message.copy(time=max(tick, last) - last))
         last = max(tick, last)
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replaced_file(path) as temporary:
         midi.save(str(temporary))
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
 
 

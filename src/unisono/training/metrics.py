@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from unisono.errors import UserError
+from unisono.files import replaced_file
 
 
 class MeanMetrics:
@@ -80,9 +80,8 @@ class MetricsFile:
                 break
             if record["step"] <= step:
                 kept.append(line + "\n")
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_text("".join(kept), encoding="utf-8")
-        os.replace(temporary, self.path)
+        with replaced_file(self.path) as temporary:
+            temporary.write_text("".join(kept), encoding="utf-8")
 
     def write(self, record: dict[str, Any]) -> None:
         """Add a line. What is infinite or NaN becomes null, since JSON has no word for it."""

@@ -19,11 +19,11 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from unisono.audio import write_audio
 from unisono.data.datasets import ConcatDataset
 from unisono.errors import UserError
-from unisono.evaluation.mel import MIN_SAMPLE_RATE, MelFrontEnd
 from unisono.evaluation.pictures import mel_picture
+from unisono.features.mel import MIN_SAMPLE_RATE, MelFrontEnd
+from unisono.media.audio import write_audio
 from unisono.models.unified import GenerationSettings, UnifiedAudioModel
 from unisono.objectives.noise import derive_seed
 from unisono.training.processes import process_state

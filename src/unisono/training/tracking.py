@@ -20,8 +20,8 @@ from accelerate import Accelerator
 from accelerate.tracking import GeneralTracker, get_available_trackers
 from accelerate.utils import LoggerType
 
-from unisono.audio import write_audio
 from unisono.errors import UserError
+from unisono.media.audio import write_audio
 
 logger = logging.getLogger(__name__)
 

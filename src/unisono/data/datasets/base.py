@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from unisono.audio import audio_info, read_audio
 from unisono.data.feature_cache import CachedLatents
 from unisono.data.index import Index, ManifestFile, build_index, id_hash
 from unisono.data.manifest import Fields
-from unisono.data.media import Location
 from unisono.errors import UserError
+from unisono.media.audio import audio_info, read_audio
+from unisono.media.locations import Location
 from unisono.objectives.noise import derive_seed
 from unisono.tasks import get_task
 from unisono.timing import latent_rate_hz, samples_to_frames, seconds_to_samples

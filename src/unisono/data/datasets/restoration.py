@@ -14,8 +14,8 @@ from torch import Tensor
 from unisono.data.datasets.base import DURATION_TOLERANCE_S, AudioGenerationDataset, Target
 from unisono.data.feature_cache import CachedLatents
 from unisono.data.manifest import Fields
-from unisono.data.media import Location
 from unisono.errors import UserError
+from unisono.media.locations import Location
 from unisono.types import AudioContent, Content
 
 Degradation = Callable[[np.random.Generator, np.ndarray, int], Any]

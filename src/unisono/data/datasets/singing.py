@@ -10,8 +10,8 @@ import torch
 from unisono.data.datasets.base import DURATION_TOLERANCE_S, Target
 from unisono.data.datasets.units import UnitDataset, numbers_of, seconds_of
 from unisono.data.manifest import Fields, is_finite_number
-from unisono.data.media import Location
 from unisono.errors import UserError
+from unisono.media.locations import Location
 from unisono.timing import seconds_to_frames
 from unisono.types import Content, PitchContent, ScoreContent, Speaker
 

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unisono.audio import read_audio
 from unisono.data.datasets.base import DURATION_TOLERANCE_S, AudioGenerationDataset, Target, Window
 from unisono.data.manifest import Fields
-from unisono.data.media import Location, read_array
 from unisono.errors import UserError
+from unisono.media.audio import read_audio
+from unisono.media.locations import Location, read_array
 from unisono.types import Speaker
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from unisono.data.datasets.base import AudioGenerationDataset, Target
 from unisono.data.datasets.captioned import drawn_caption
 from unisono.data.datasets.units import numbers_of
 from unisono.data.manifest import Fields
-from unisono.data.media import Location
 from unisono.errors import UserError
+from unisono.media.locations import Location
 from unisono.types import Content, TextContent, VideoContent
 
 DURATION_TOLERANCE_S = 0.5
@@ -54,7 +54,7 @@ class VideoToAudioDataset(AudioGenerationDataset):
         if not self.check_files:
             return
         location = line.location("video")
-        from unisono.data.video import video_info
+        from unisono.media.video import video_info
 
         try:
             with location.open() as file:
@@ -75,7 +75,7 @@ class VideoToAudioDataset(AudioGenerationDataset):
         return (self._features(line, target) if has_features else self._frames(line, target), *caption)
 
     def _frames(self, line: Fields, target: Target) -> VideoContent:
-        from unisono.data.video import read_video_frames
+        from unisono.media.video import read_video_frames
 
         location = line.location("video")
         start_s, duration_s = 0.0, None

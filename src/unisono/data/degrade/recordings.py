@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from unisono.audio import audio_info, read_audio
 from unisono.data.manifest import load_manifest
-from unisono.data.media import Location
 from unisono.errors import UserError
+from unisono.media.audio import audio_info, read_audio
+from unisono.media.locations import Location
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".aac", ".aif", ".aiff")
 _TRIES = 16

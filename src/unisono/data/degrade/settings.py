@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from unisono.audio import check_waveform
 from unisono.errors import UserError
+from unisono.media.audio import check_waveform
 
 PEAK_LIMIT = 0.99
 

@@ -12,7 +12,7 @@ import traceback
 import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -29,8 +29,9 @@ from unisono.data.feature_cache.reading import digests_folder
 from unisono.data.feature_cache.scan import Scan, chunks, scan
 from unisono.data.feature_cache.shards import Feature
 from unisono.data.feature_cache.store import FeatureStore, ShardWriter
-from unisono.data.media import Location
 from unisono.errors import UserError
+from unisono.files import locked
+from unisono.media.locations import Location
 
 _CHUNK = 16
 _AHEAD = 2  # chunks that a worker has, so that it never waits for the next
@@ -135,15 +136,10 @@ def fill(
 @contextmanager
 def _first_run(path: Path) -> Iterator[bool]:
     """Whether no other run fills this store now; the system frees the lock when the process dies."""
-    try:
-        import fcntl
-    except ImportError:  # no POSIX system: two runs do the same work twice
-        yield True
-        return
-    with path.open("wb") as file:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            stack.enter_context(locked(path, refusal=f"another run fills {path.parent}"))
+        except UserError:
             yield False
             return
         yield True

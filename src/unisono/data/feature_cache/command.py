@@ -32,7 +32,7 @@ def fill_cache(
     """
     from unisono.data.feature_cache.build import fill_demands
     from unisono.data.feature_cache.demands import demands_of
-    from unisono.data.prepare.steps import default_workers
+    from unisono.workers import default_workers
 
     demands = demands_of(_frozen_parts(cfg.model), _data_sets(cfg), cfg.get("feature_cache_dtype", "float32"))
     results = fill_demands(demands, folder, workers or default_workers(), _chosen_device(device), dry_run, progress)

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from unisono.data.feature_cache.table import KEY_BYTES, KeyTable, split_keys
-from unisono.data.media import Location, hdf5_dataset, read_array
 from unisono.errors import UserError
 from unisono.files import locked
+from unisono.media.locations import Location, hdf5_dataset, read_array
 
 logger = logging.getLogger(__name__)
 

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
-from unisono.audio import read_audio
 from unisono.data.feature_cache.shards import Feature
 from unisono.data.feature_cache.store import StoreSpec
-from unisono.data.media import Location
+from unisono.media.audio import read_audio
+from unisono.media.locations import Location
 
 if TYPE_CHECKING:
     from unisono.features.speaker import SpeakerEncoder

@@ -12,8 +12,8 @@ from torch import Tensor
 from unisono.data.feature_cache.digests import FileDigests, text_digest
 from unisono.data.feature_cache.shards import Entry
 from unisono.data.feature_cache.store import FeatureStore, StoreSpec
-from unisono.data.media import Location
 from unisono.errors import UserError
+from unisono.media.locations import Location
 from unisono.timing import latent_rate_hz, samples_to_frames, seconds_to_samples
 
 if TYPE_CHECKING:

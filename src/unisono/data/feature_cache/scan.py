@@ -18,8 +18,8 @@ from unisono.data.feature_cache.digests import FileDigests, read_stamp, settled_
 from unisono.data.feature_cache.encoders import Input, Wanted
 from unisono.data.feature_cache.store import FeatureStore
 from unisono.data.feature_cache.table import KEY_BYTES, KeyTable, join_key
-from unisono.data.media import Location
 from unisono.errors import UserError
+from unisono.media.locations import Location
 
 _CHUNK = 1024
 _SAVE_EVERY_S = 60.0

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from unisono.data.feature_cache.table import KEY_BYTES, split_keys
 from unisono.errors import UserError
-from unisono.files import sync_path
+from unisono.files import replaced_file, sync_path
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """What values may be stored as; they are read as float32."""
@@ -84,14 +84,9 @@ def write_shard(folder: Path, features: Mapping[bytes, Feature]) -> Path:
     tensors = {key.hex(): feature.tensor for key, feature in features.items()}
     samples = {key.hex(): feature.num_samples for key, feature in features.items()}
     name = hashlib.blake2b("".join(sorted(tensors)).encode(), digest_size=8).hexdigest()
-    path, temporary = folder / f"shard-{name}.safetensors", folder / f".tmp-{name}-{os.getpid()}.safetensors"
-    try:
+    path = folder / f"shard-{name}.safetensors"
+    with replaced_file(path) as temporary:
         save_file(tensors, temporary, metadata={_NUM_SAMPLES: json.dumps(samples)})
-        sync_path(temporary)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
     sync_path(folder)
     return path
 

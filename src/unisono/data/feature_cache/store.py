@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -30,7 +29,7 @@ from unisono.data.feature_cache.shards import (
 )
 from unisono.data.feature_cache.table import KeyTable
 from unisono.errors import UserError
-from unisono.files import locked, sync_path
+from unisono.files import locked, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -191,11 +190,8 @@ class FeatureStore:
         name = f"index-{hashlib.blake2b(self.table.columns.tobytes(), digest_size=8).hexdigest()}.npy"
         with suppress(OSError), locked(self.folder / "index.lock"):
             self.table.write(self.folder / name)
-            temporary = self.folder / f".index.{os.getpid()}.tmp"
-            text = json.dumps({"table": name, "shards": [[shard, self._sizes[shard]] for shard in self._names]})
-            temporary.write_text(text, encoding="utf-8")
-            sync_path(temporary)
-            os.replace(temporary, self.folder / "index.json")
+            sizes = [[shard, self._sizes[shard]] for shard in self._names]
+            write_json(self.folder / "index.json", {"table": name, "shards": sizes})
             for path in self.folder.glob("index-*.npy"):
                 if path.name != name:
                     path.unlink(missing_ok=True)
@@ -211,9 +207,7 @@ class FeatureStore:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             remove_abandoned(self.folder)
-            temporary = self.folder / f".store.{os.getpid()}.tmp"
-            temporary.write_text(json.dumps(self.spec.described(), indent=1) + "\n", encoding="utf-8")
-            os.replace(temporary, self.folder / "store.json")
+            write_json(self.folder / "store.json", self.spec.described())
         except OSError as error:
             raise UserError(
                 f"the feature cache {self.folder} cannot be written to ({error.strerror or error}); choose another "

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
-from unisono.files import sync_path
+from unisono.files import write_array
 
 KEY_BYTES = 16
 _HALF = KEY_BYTES // 2
@@ -74,15 +73,7 @@ class KeyTable:
 
     def write(self, path: Path) -> None:
         """Write to a ``.npy`` file, whole or not at all."""
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            with temporary.open("wb") as file:
-                np.save(file, self.columns, allow_pickle=False)
-            sync_path(temporary)
-            os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        write_array(path, self.columns)
 
     @staticmethod
     def read(path: Path, num_values: int) -> KeyTable:

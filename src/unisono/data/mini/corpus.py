@@ -11,7 +11,6 @@ import dataclasses
 import json
 import logging
 import os
-import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack
@@ -30,9 +29,9 @@ from unisono.data.mini.plan import (
     derived_jobs,
     first_jobs,
 )
-from unisono.data.prepare.steps import default_workers, worker_pool
 from unisono.errors import UserError
-from unisono.files import locked
+from unisono.files import locked, replaced_folder
+from unisono.workers import default_workers, worker_pool
 
 logger = logging.getLogger(__name__)
 
@@ -121,23 +120,10 @@ def build_mini_corpus(
 def _build(out: Path, settings: dict[str, Any], workers: int, progress: bool) -> None:
     """Build beside ``out`` and take its place when whole."""
     counts = settings["counts"]
-    partial, old = out.with_name(f".{out.name}.partial"), out.with_name(f".{out.name}.old")
-    for stale in (partial, old):
-        if stale.exists():
-            logger.info("removing %s, left by a build that was cut short", stale)
-            shutil.rmtree(stale)
-    partial.mkdir()
-    try:
+    with replaced_folder(out) as partial:
         items = _make_items(partial, settings["seed"], counts, workers, progress)
         _write_manifests(partial, items, counts)
         _write_summary(partial, items, settings)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    if out.exists():
-        os.replace(out, old)
-    os.replace(partial, out)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 # ---------------------------------------------------------------------------------------------- settings and folders

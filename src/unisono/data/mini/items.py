@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from unisono.audio import write_audio
+from unisono.media.audio import write_audio
 
 SAMPLE_RATE = 24_000
 TASKS = (

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from unisono.audio import read_audio, write_audio
 from unisono.data.mini.items import SAMPLE_RATE, Item, Job, plain
+from unisono.media.audio import read_audio, write_audio
 
 
 def narrow_item(job: Job) -> Item:

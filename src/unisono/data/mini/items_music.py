@@ -6,8 +6,8 @@ import os
 
 import numpy as np
 
-from unisono.audio import write_audio
 from unisono.data.mini.items import SAMPLE_RATE, SPEAKERS, Item, Job, plain, speech_gain
+from unisono.media.audio import write_audio
 
 
 def music_item(job: Job) -> Item:
@@ -35,7 +35,7 @@ def sung_item(job: Job) -> Item:
     """A sung sentence, with a MIDI file of its melody and lyrics, and the contour it was sung with."""
     from unisono.data.mini.notes import write_midi
     from unisono.data.mini.songs import BEATS_PER_BAR, make_song
-    from unisono.data.singing import F0_RATE_HZ
+    from unisono.data.singing_synthesis.synthesis import F0_RATE_HZ
 
     singer = SPEAKERS[job.index % len(SPEAKERS)]
     song = make_song(job.rng(), job.text, singer, SAMPLE_RATE)

@@ -56,8 +56,8 @@ def align(
 ) -> None:
     """Find when each phoneme is spoken: lines get phonemes and durations_s."""
     from unisono.data.manifest import read_jsonl
-    from unisono.data.prepare.align import align_phonemes, align_texts, read_pronunciations
-    from unisono.data.prepare.manifest_steps import Options
+    from unisono.data.prepare.steps.align import align_phonemes, align_texts, read_pronunciations
+    from unisono.data.prepare.steps.engine import Options
     from unisono.text.aligner import AlignerLimits
 
     options = Options(out, workers, True, overwrite, max_left_out)
@@ -100,8 +100,8 @@ def f0(
     max_left_out: LeftOutOption = 0.5,
 ) -> None:
     """Estimate F0 of the target recordings: lines get f0_hz and f0_rate_hz."""
-    from unisono.data.prepare.features import add_f0
-    from unisono.data.prepare.manifest_steps import Options
+    from unisono.data.prepare.steps.engine import Options
+    from unisono.data.prepare.steps.features import add_f0
 
     options = Options(out, workers, True, overwrite, max_left_out)
     settings = {"rate_hz": rate_hz, "floor_hz": floor_hz, "ceil_hz": ceil_hz}
@@ -129,8 +129,8 @@ def speaker(
     max_left_out: LeftOutOption = 0.5,
 ) -> None:
     """Describe the voices of the target recordings by vectors: lines get speaker_embedding."""
-    from unisono.data.prepare.features import add_speaker_embeddings
-    from unisono.data.prepare.manifest_steps import Options
+    from unisono.data.prepare.steps.engine import Options
+    from unisono.data.prepare.steps.features import add_speaker_embeddings
 
     result = add_speaker_embeddings(
         content,
@@ -161,8 +161,8 @@ def video_features(
     max_left_out: LeftOutOption = 0.5,
 ) -> None:
     """Describe the pictures of videos by vectors: lines get video_features in the place of video."""
-    from unisono.data.prepare.features import add_video_features
-    from unisono.data.prepare.manifest_steps import Options
+    from unisono.data.prepare.steps.engine import Options
+    from unisono.data.prepare.steps.features import add_video_features
 
     options = Options(out, workers, True, overwrite, max_left_out)
     result = add_video_features(content, options, encoder=encoder, rate_hz=rate_hz, device=device, folder=folder)

@@ -24,7 +24,7 @@ def phonemize(
     ] = False,
 ) -> None:
     """Add phonemes to the lines of a manifest. English by dictionary, the rest by eSpeak NG."""
-    from unisono.data.prepare.phonemize import phonemize_manifest, read_pronunciations
+    from unisono.data.prepare.steps.phonemize import phonemize_manifest, read_pronunciations
 
     typer.echo(
         phonemize_manifest(

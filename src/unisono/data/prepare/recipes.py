@@ -58,7 +58,7 @@ _ROWS = (
     Recipe(
         name="debian",
         description="real recordings from Debian packages for all tasks: 23 minutes of one voice, sound effects, music",
-        target="unisono.data.prepare.debian:prepare_debian",
+        target="unisono.data.prepare.debian.corpus:prepare_debian",
         options=("seed", "workers", "progress", "cache"),
     ),
     _corpus("ljspeech", "LJSpeech 1.1, aligned: text_to_speech, one reader, 24 hours", "align"),

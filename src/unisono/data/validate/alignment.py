@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from unisono.audio import read_audio
-from unisono.data.media import Location
 from unisono.errors import UserError
+from unisono.media.audio import read_audio
+from unisono.media.locations import Location
 from unisono.text.align import SAMPLE_RATE, AlignmentFailure, ForcedAligner, text_to_words
 
 MAX_S = 60.0

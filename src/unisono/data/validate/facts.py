@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from unisono.audio import audio_blocks, open_audio
-from unisono.data.media import Location
 from unisono.errors import UserError
+from unisono.media.audio import audio_blocks, open_audio
+from unisono.media.locations import Location
 
 VERSION = 1
 """Of what is measured; measurements of another version are made again."""

@@ -14,10 +14,10 @@ from unisono.data.datasets import DATASETS, AudioGenerationDataset
 from unisono.data.datasets.restoration import RestorationDataset, degraded_elsewhere
 from unisono.data.index import ManifestFile
 from unisono.data.manifest import Fields, parse_line, scan_lines
-from unisono.data.media import Location
 from unisono.data.validate.corpora import Manifests
 from unisono.data.validate.findings import Finding, of_error
 from unisono.errors import UserError
+from unisono.media.locations import Location
 
 Note = Callable[[Finding], None]
 

@@ -8,7 +8,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
-from unisono.data.prepare.steps import worker_pool
+from unisono.workers import worker_pool
 
 JobT = TypeVar("JobT")
 Result = dict[str, Any]

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from unisono import __version__
-from unisono.data.prepare.steps import write_json
 from unisono.data.validate.corpora import common_folder
 from unisono.data.validate.findings import ERROR, KINDS, WARNING, Finding
 from unisono.data.validate.lines import Corpus
 from unisono.data.validate.runner import Validated
 from unisono.errors import UserError
+from unisono.files import write_json
 
 logger = logging.getLogger(__name__)
 

@@ -11,8 +11,6 @@ from typing import Any
 from tqdm import tqdm
 
 from unisono.data.manifest import Fields, is_finite_number
-from unisono.data.media import Location
-from unisono.data.prepare.steps import default_workers
 from unisono.data.validate.audio_checks import Found, input_findings, target_findings
 from unisono.data.validate.content_job import ContentJob, content_job
 from unisono.data.validate.corpora import Manifests, find_manifests
@@ -35,7 +33,9 @@ from unisono.data.validate.text_checks import (
     unknown_symbols,
 )
 from unisono.errors import UserError
+from unisono.media.locations import Location
 from unisono.text.phonemes import PHONEMES
+from unisono.workers import default_workers
 
 
 @dataclass

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from unisono.data.media import Location
 from unisono.files import cache_dir
+from unisono.media.locations import Location
 
 logger = logging.getLogger(__name__)
 

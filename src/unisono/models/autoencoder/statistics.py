@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,11 +11,12 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from tqdm import tqdm
 
-from unisono.audio import read_audio
 from unisono.config import compose
 from unisono.data.manifest import load_manifest
-from unisono.data.media import Location
 from unisono.errors import UserError
+from unisono.files import replaced_file
+from unisono.media.audio import read_audio
+from unisono.media.locations import Location
 from unisono.models.autoencoder.base import Autoencoder
 
 _MIN_RELATIVE_STD = 0.1
@@ -58,10 +58,7 @@ def write_statistics(manifests: Sequence[Path], output: Path, overrides: Sequenc
     settings = OmegaConf.to_container(cfg.model.autoencoder)
     assert isinstance(settings, dict)
     settings |= {"mean": [round(v, 3) for v in mean], "std": [round(v, 3) for v in std]}
-    output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
-    temporary.write_text(
-        yaml.safe_dump(settings, sort_keys=False, default_flow_style=None, width=120), encoding="utf-8"
-    )
-    os.replace(temporary, output)
+    with replaced_file(output) as temporary:
+        text = yaml.safe_dump(settings, sort_keys=False, default_flow_style=None, width=120)
+        temporary.write_text(text, encoding="utf-8")
     return output

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from unisono.data.prepare.steps import write_json
 from unisono.errors import UserError
+from unisono.files import replaced_file, write_json
 from unisono.text.align import AlignmentFailure
 from unisono.text.aligner.expectation import Utterance
 from unisono.text.aligner.features import FRAME_S, cepstra
@@ -268,10 +268,5 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], notes: Mapping[st
     """Write safetensors whole or not at all."""
     from safetensors.numpy import save
 
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replaced_file(path) as temporary:
         temporary.write_bytes(save({name: np.ascontiguousarray(a) for name, a in arrays.items()}, dict(notes) or None))
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

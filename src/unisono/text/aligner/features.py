@@ -8,9 +8,9 @@ from __future__ import annotations
 import numpy as np
 import scipy.fft
 
-from unisono.audio import check_waveform
 from unisono.errors import UserError
-from unisono.evaluation.mel import mel_filters
+from unisono.features.mel import mel_filters
+from unisono.media.audio import check_waveform
 
 SAMPLE_RATE = 16_000
 HOP_SAMPLES = 80

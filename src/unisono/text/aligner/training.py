@@ -24,16 +24,16 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from unisono.audio import AudioPath, audio_info, read_audio
-from unisono.data.media import Location
-from unisono.data.prepare.steps import set_up_worker
 from unisono.errors import UserError
 from unisono.files import locked
+from unisono.media.audio import AudioPath, audio_info, read_audio
+from unisono.media.locations import Location
 from unisono.text.aligner.aligner import CorpusAligner, write_arrays
 from unisono.text.aligner.expectation import Pass, Utterance, batches
 from unisono.text.aligner.features import FRAME_S, SAMPLE_RATE, cepstra
 from unisono.text.aligner.mixtures import Mixtures, Statistics
 from unisono.text.aligner.units import STATES, Units
+from unisono.workers import set_up_worker
 
 logger = logging.getLogger(__name__)
 

@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from unisono.audio import audio_info
 from unisono.data.prepare.corpora.engine import Corpus, Step
 from unisono.data.prepare.corpora.files import AUDIO_SUFFIXES, files_by_stem, one_path
 from unisono.data.prepare.corpora.items import Found, Item, LeaveOut
-from unisono.data.prepare.steps import Record
+from unisono.data.prepare.jobs import Record
 from unisono.errors import UserError
+from unisono.media.audio import audio_info
 
 # A clip of ten seconds that lasts longer is the whole video.
 _LENGTH_TOLERANCE_S = 2.0

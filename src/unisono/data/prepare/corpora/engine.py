@@ -28,9 +28,11 @@ from unisono.data.prepare.corpora.output import (
     is_finished,
     summary_line,
 )
+from unisono.data.prepare.jobs import Record, finish_jobs
 from unisono.data.prepare.splits import SPLITS, hash_order, hash_splits
-from unisono.data.prepare.steps import Record, default_workers, finish_jobs, write_json
 from unisono.errors import UserError
+from unisono.files import write_json
+from unisono.workers import default_workers
 
 logger = logging.getLogger(__name__)
 

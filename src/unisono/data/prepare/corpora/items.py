@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from unisono.data.prepare.steps import Record
+from unisono.data.prepare.jobs import Record
 
 
 @dataclass(slots=True)

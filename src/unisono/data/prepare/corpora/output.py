@@ -10,14 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
+from unisono.data.prepare.jobs import Record
 from unisono.data.prepare.splits import SPLITS
-from unisono.data.prepare.steps import Record, write_json
 from unisono.errors import UserError
-
-try:
-    import fcntl
-except ImportError:  # no POSIX system
-    fcntl = None  # type: ignore[assignment]
+from unisono.files import locked, write_json
 
 REPORT = "corpus.json"
 LEFT_OUT = "left_out.jsonl"
@@ -55,14 +51,8 @@ def held_folder(out: Path, settings: Record) -> Iterator[Path]:
     work = out / WORK
     if out.is_dir() and not work.is_dir() and (others := sorted(path.name for path in out.iterdir())):
         raise UserError(f"--out {out} holds other files ({', '.join(others[:3])}); choose a new or empty folder")
-    work.mkdir(parents=True, exist_ok=True)
-    # The lock ends with the process, however that ends.
-    with (work / "lock").open("w") as lock:
-        try:
-            if fcntl is not None:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another run is preparing {out} at this moment; wait for it, or end it") from None
+    refusal = f"another run is preparing {out} at this moment; wait for it, or end it"
+    with locked(work / "lock", refusal=refusal):
         state = work / "state.json"
         if not state.is_file():
             write_json(state, settings)

@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from unisono.audio import audio_info, read_audio
 from unisono.data.prepare.corpora.engine import Corpus, Step
 from unisono.data.prepare.corpora.items import Found, Item, LeaveOut
-from unisono.data.prepare.steps import Record
+from unisono.data.prepare.jobs import Record
 from unisono.errors import UserError
 from unisono.features.f0 import METHODS, estimate_f0
+from unisono.files import write_array
+from unisono.media.audio import audio_info, read_audio
 from unisono.text.phonemes import SILENCE
 
 SVS, SAM = "singing_voice_synthesis", "singing_acoustic_modeling"
@@ -180,9 +181,5 @@ def write_f0(item: Item, folder: str, method: str) -> Record:
     waveform = read_audio(item.audio, _SAMPLE_RATE)
     f0_hz = estimate_f0(waveform, _SAMPLE_RATE, F0_RATE_HZ, method=method, floor_hz=F0_FLOOR_HZ, ceil_hz=F0_CEIL_HZ)
     path = Path(folder) / f"{item.audio_id}.npy"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        np.save(file, f0_hz, allow_pickle=False)
-    os.replace(temporary, path)
+    write_array(path, f0_hz)
     return {"f0_frames": len(f0_hz)}

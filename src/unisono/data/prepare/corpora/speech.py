@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from unisono.audio import audio_info, read_audio
 from unisono.data.prepare.corpora.engine import Corpus, RunOptions, Step, build_corpus
 from unisono.data.prepare.corpora.files import read_text
 from unisono.data.prepare.corpora.items import Found, Item, LeaveOut
-from unisono.data.prepare.steps import Record
+from unisono.data.prepare.jobs import Record
 from unisono.errors import UserError
+from unisono.media.audio import audio_info, read_audio
 from unisono.text.align import SAMPLE_RATE, Alignment, ForcedAligner, phones_to_units
 from unisono.text.phonemes import ARPABET_TO_IPA
 from unisono.text.phonemize import Phonemizer

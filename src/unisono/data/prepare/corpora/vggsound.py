@@ -11,9 +11,9 @@ from unisono.data.prepare.corpora.clips import ClipFinder, clips_folder, measure
 from unisono.data.prepare.corpora.engine import Corpus, RunOptions, Step, build_corpus
 from unisono.data.prepare.corpora.files import VIDEO_SUFFIXES, corpus_root, read_table
 from unisono.data.prepare.corpora.items import Found, Item, LeaveOut
-from unisono.data.prepare.steps import Record
-from unisono.data.video import video_info
+from unisono.data.prepare.jobs import Record
 from unisono.errors import UserError
+from unisono.media.video import video_info
 
 NAME, VERSION = "vggsound", 1
 LICENSE = "labels: CC-BY-4.0; videos: rights of their uploaders"

@@ -7,12 +7,12 @@ import re
 from pathlib import Path
 from typing import Unpack
 
-from unisono.audio import audio_info
 from unisono.data.prepare.corpora.engine import Corpus, RunOptions, Step, build_corpus
 from unisono.data.prepare.corpora.files import corpus_root, files_by_stem, read_text
 from unisono.data.prepare.corpora.items import Found, Item, LeaveOut
-from unisono.data.prepare.steps import Record
+from unisono.data.prepare.jobs import Record
 from unisono.errors import UserError
+from unisono.media.audio import audio_info
 
 NAME, VERSION = "voicebank_demand", 1
 LICENSE = "CC-BY-4.0"

@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from unisono.audio import read_audio, write_audio
 from unisono.data.mini.notes import TICKS_PER_EIGHTH, Tempo, draw_key, semitones
-from unisono.data.prepare.debian_manifests import audio_line, job_rng, write_manifests
-from unisono.data.prepare.debian_speech import LICENSE, SOUND_PACKAGE, SPEAKER
+from unisono.data.prepare.debian.manifests import audio_line, job_rng, write_manifests
+from unisono.data.prepare.debian.speech import LICENSE, SOUND_PACKAGE, SPEAKER
+from unisono.data.prepare.jobs import Record
 from unisono.data.prepare.splits import hash_order
-from unisono.data.prepare.steps import Record
-from unisono.data.singing import F0_RATE_HZ, Style, sing
-from unisono.data.singing_plan import SyllableNotes, is_nucleus, split_syllables
+from unisono.data.singing_synthesis.plan import SyllableNotes, is_nucleus, split_syllables
+from unisono.data.singing_synthesis.synthesis import F0_RATE_HZ, Style, sing
+from unisono.media.audio import read_audio, write_audio
 from unisono.text.phonemes import SILENCE
 
 SAMPLE_RATE = 24_000

@@ -2,45 +2,34 @@
 
 from __future__ import annotations
 
-import fcntl
 import importlib.util
 import json
 import logging
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unisono.data.prepare import (
-    debian_effects,
-    debian_films,
-    debian_music,
-    debian_narrow,
-    debian_noisy,
-    debian_report,
-    debian_singing,
-    debian_speech,
-    packages,
-)
-from unisono.data.prepare.debian_effects import EffectJob
-from unisono.data.prepare.debian_manifests import audio_line, write_manifests
+from unisono.data.prepare.debian import effects, films, music, narrow, noisy, packages, report, singing, speech
+from unisono.data.prepare.debian.effects import EffectJob
+from unisono.data.prepare.debian.manifests import audio_line, write_manifests
+from unisono.data.prepare.debian.tables import tables_fingerprint
+from unisono.data.prepare.jobs import Record, run_step
 from unisono.data.prepare.splits import split_of
-from unisono.data.prepare.steps import Record, default_workers, run_step, write_json
-from unisono.data.prepare.tables import tables_fingerprint
 from unisono.errors import UserError
+from unisono.files import locked, write_json
 from unisono.text.align import text_to_words
+from unisono.workers import default_workers
 
 logger = logging.getLogger(__name__)
 
 # Raise it when the same packages and tables would give other files.
 RECIPE_VERSION = 2
 PACKAGES = (
-    debian_speech.TEXT_PACKAGE,
-    debian_speech.SOUND_PACKAGE,
-    *debian_effects.EFFECT_PACKAGES,
-    debian_music.MUSIC_PACKAGE,
+    speech.TEXT_PACKAGE,
+    speech.SOUND_PACKAGE,
+    *effects.EFFECT_PACKAGES,
+    music.MUSIC_PACKAGE,
 )
 
 
@@ -71,7 +60,7 @@ class _Run:
 def prepare_debian(
     out: Path, *, cache: Path | None = None, seed: int = 0, workers: int | None = None, progress: bool = True
 ) -> Path:
-    """Build the data sets of ``debian_report.TASKS`` in ``out``.
+    """Build the data sets of ``report.TASKS`` in ``out``.
 
     A run that was killed goes on where it stopped; a finished folder is left as it is. The same seed and the same
     versions of the packages give the same files.
@@ -104,7 +93,8 @@ def prepare_debian(
     cache = Path(cache) if cache is not None else out / ".cache"
     _check_out(out, cache)
     fetched = {name: packages.fetch_package(name, cache) for name in PACKAGES}
-    with _lock(run.work):
+    refusal = f"another run is preparing {run.out} at this moment; wait for it, or end it"
+    with locked(run.work / "lock", refusal=refusal):
         _begin(run, {**recipe, "packages": {package.name: package.version for package in fetched.values()}})
         _build(run, recipe, list(fetched.values()))
         shutil.rmtree(run.work)
@@ -113,29 +103,27 @@ def prepare_debian(
 
 def _build(run: _Run, recipe: Record, fetched: list[packages.Package]) -> None:
     # What a killed run was just writing.
-    for task in debian_report.TASKS:
+    for task in report.TASKS:
         for partial in (run.out / task).glob("*/.*"):
             partial.unlink()
     roots = {package.name: packages.unpack_package(package, run.work / "unpacked") for package in fetched}
-    debian_effects.unpack_opensfx(roots[debian_effects.OPENSFX])
+    effects.unpack_opensfx(roots[effects.OPENSFX])
 
     utterances, splits, left_out = _speech(run, roots)
     _enhancement(run, roots, utterances, splits)
     _singing(run, utterances, splits)
-    effects, effect_splits, effects_left_out = _effects(run, roots)
+    kept, effect_splits, effects_left_out = _effects(run, roots)
     left_out += effects_left_out
-    left_out += _super_resolution(run, effects, effect_splits)
-    left_out += _music(run, roots, effects, effect_splits)
-    _films(run, effects, effect_splits)
-    debian_report.write_report(run.out, recipe, fetched, roots, left_out)
+    left_out += _super_resolution(run, kept, effect_splits)
+    left_out += _music(run, roots, kept, effect_splits)
+    _films(run, kept, effect_splits)
+    report.write_report(run.out, recipe, fetched, roots, left_out)
 
 
 def _speech(run: _Run, roots: dict[str, Path]) -> tuple[list[Record], dict[str, str], list[Record]]:
     folder = run.out / "text_to_speech"
-    jobs, left_out = debian_speech.prompt_jobs(
-        roots[debian_speech.TEXT_PACKAGE], roots[debian_speech.SOUND_PACKAGE], folder / "audio"
-    )
-    records = run.step("speech", debian_speech.prepare_prompt, jobs, "aligning speech")
+    jobs, left_out = speech.prompt_jobs(roots[speech.TEXT_PACKAGE], roots[speech.SOUND_PACKAGE], folder / "audio")
+    records = run.step("speech", speech.prepare_prompt, jobs, "aligning speech")
     utterances = [utterance for record in records for utterance in record["utterances"]]
     left_out += [entry for record in records for entry in record["left_out"]]
     splits = {u["audio_id"]: split_of(" ".join(text_to_words(u["text"]))) for u in utterances}
@@ -145,23 +133,23 @@ def _speech(run: _Run, roots: dict[str, Path]) -> tuple[list[Record], dict[str, 
             "phonemes": utterance["phonemes"],
             "durations_s": utterance["durations_s"],
             "text": utterance["text"],
-            "speaker": debian_speech.SPEAKER,
-            "license": debian_speech.LICENSE,
-            "source": debian_speech.SOUND_PACKAGE,
+            "speaker": speech.SPEAKER,
+            "license": speech.LICENSE,
+            "source": speech.SOUND_PACKAGE,
         }
         for utterance in utterances
     ]
-    audio = [audio_line(u["audio_id"], "../audio", u["duration_s"], debian_speech.LICENSE) for u in utterances]
+    audio = [audio_line(u["audio_id"], "../audio", u["duration_s"], speech.LICENSE) for u in utterances]
     write_manifests(folder, splits, content, audio)
     return utterances, splits, left_out
 
 
 def _enhancement(run: _Run, roots: dict[str, Path], utterances: list[Record], splits: dict[str, str]) -> None:
     folder = run.out / "speech_enhancement"
-    recordings = debian_noisy.noise_recordings({name: roots[name] for name in debian_effects.EFFECT_PACKAGES})
+    recordings = noisy.noise_recordings({name: roots[name] for name in effects.EFFECT_PACKAGES})
     clean_folder = run.out / "text_to_speech" / "audio"
-    jobs = debian_noisy.noisy_jobs(utterances, splits, recordings, clean_folder, folder / "noisy", run.seed)
-    records = run.step("noisy", debian_noisy.prepare_noisy, jobs, "adding noise")
+    jobs = noisy.noisy_jobs(utterances, splits, recordings, clean_folder, folder / "noisy", run.seed)
+    records = run.step("noisy", noisy.prepare_noisy, jobs, "adding noise")
     content, audio = [], []
     for job, record in zip(jobs, records, strict=True):
         clean_id = job.clean.stem
@@ -172,11 +160,11 @@ def _enhancement(run: _Run, roots: dict[str, Path], utterances: list[Record], sp
                 "snr_db": record["snr_db"],
                 "noise": record["noise"],
                 "rt60_s": record["rt60_s"],
-                "license": debian_speech.LICENSE,
-                "source": debian_speech.SOUND_PACKAGE,
+                "license": speech.LICENSE,
+                "source": speech.SOUND_PACKAGE,
             }
         )
-        line = audio_line(clean_id, "../../text_to_speech/audio", record["duration_s"], debian_speech.LICENSE)
+        line = audio_line(clean_id, "../../text_to_speech/audio", record["duration_s"], speech.LICENSE)
         audio.append({**line, "audio_id": job.job_id})
     write_manifests(folder, {job.job_id: splits[job.clean.stem] for job in jobs}, content, audio)
 
@@ -184,9 +172,9 @@ def _enhancement(run: _Run, roots: dict[str, Path], utterances: list[Record], sp
 def _singing(run: _Run, utterances: list[Record], splits: dict[str, str]) -> None:
     speech, songs = run.out / "text_to_speech" / "audio", run.out / "singing_voice_synthesis" / "audio"
     contours = run.out / "singing_acoustic_modeling" / "f0"
-    jobs = debian_singing.sung_jobs(utterances, splits, speech, songs, contours, run.seed)
-    records = run.step("singing", debian_singing.prepare_sung, jobs, "singing")
-    debian_singing.write_sung(run.out, jobs, records, utterances, splits)
+    jobs = singing.sung_jobs(utterances, splits, speech, songs, contours, run.seed)
+    records = run.step("singing", singing.prepare_sung, jobs, "singing")
+    singing.write_sung(run.out, jobs, records, utterances, splits)
 
 
 Effects = list[tuple[EffectJob, Record]]
@@ -194,46 +182,46 @@ Effects = list[tuple[EffectJob, Record]]
 
 def _effects(run: _Run, roots: dict[str, Path]) -> tuple[Effects, dict[str, str], list[Record]]:
     folder = run.out / "text_to_audio"
-    jobs: list[debian_effects.EffectJob] = []
+    jobs: list[effects.EffectJob] = []
     left_out: list[Record] = []
-    for package in debian_effects.EFFECT_PACKAGES:
-        package_jobs, package_left_out = debian_effects.effect_jobs(package, roots[package], folder / "audio")
+    for package in effects.EFFECT_PACKAGES:
+        package_jobs, package_left_out = effects.effect_jobs(package, roots[package], folder / "audio")
         jobs += package_jobs
         left_out += package_left_out
-    records = run.step("effects", debian_effects.prepare_effect, jobs, "sound effects")
-    kept, dropped = debian_effects.drop_copies(jobs, records)
+    records = run.step("effects", effects.prepare_effect, jobs, "sound effects")
+    kept, dropped = effects.drop_copies(jobs, records)
     content, audio = [], []
     for job, record in kept:
         content.append({"audio_id": job.job_id, "caption": job.caption, "license": job.license, "source": job.package})
         line = audio_line(job.job_id, "../audio", record["duration_s"], job.license)
         line["native_sample_rate"] = record["native_sample_rate"]
         audio.append({**line, "credit": job.credit.strip()} if job.credit else line)
-    splits = debian_effects.effect_splits(kept)
+    splits = effects.effect_splits(kept)
     write_manifests(folder, splits, content, audio)
     return kept, splits, left_out + dropped
 
 
-def _super_resolution(run: _Run, effects: Effects, splits: dict[str, str]) -> list[Record]:
+def _super_resolution(run: _Run, kept: Effects, splits: dict[str, str]) -> list[Record]:
     folder = run.out / "audio_super_resolution"
-    jobs = debian_narrow.narrow_jobs(effects, folder / "narrow", run.seed)
-    records = run.step("narrow", debian_narrow.prepare_narrow, jobs, "taking treble away")
-    return debian_narrow.write_narrow(folder, jobs, records, splits)
+    jobs = narrow.narrow_jobs(kept, folder / "narrow", run.seed)
+    records = run.step("narrow", narrow.prepare_narrow, jobs, "taking treble away")
+    return narrow.write_narrow(folder, jobs, records, splits)
 
 
-def _music(run: _Run, roots: dict[str, Path], effects: Effects, splits: dict[str, str]) -> list[Record]:
+def _music(run: _Run, roots: dict[str, Path], kept: Effects, splits: dict[str, str]) -> list[Record]:
     folder = run.out / "text_to_music"
-    jobs, left_out = debian_music.piece_jobs(roots[debian_music.MUSIC_PACKAGE], folder / "audio")
-    jobs += debian_music.effect_music_jobs([job for job, _ in effects], folder / "audio")
-    records = run.step("music", debian_music.prepare_music, jobs, "music")
-    return left_out + debian_music.write_music(folder, jobs, records, splits)
+    jobs, left_out = music.piece_jobs(roots[music.MUSIC_PACKAGE], folder / "audio")
+    jobs += music.effect_music_jobs([job for job, _ in kept], folder / "audio")
+    records = run.step("music", music.prepare_music, jobs, "music")
+    return left_out + music.write_music(folder, jobs, records, splits)
 
 
-def _films(run: _Run, effects: Effects, splits: dict[str, str]) -> None:
+def _films(run: _Run, kept: Effects, splits: dict[str, str]) -> None:
     folder = run.out / "video_to_audio"
-    sounds = debian_films.film_sounds([job for job, _ in effects], splits)
-    jobs = debian_films.film_jobs(sounds, folder, run.seed)
-    records = run.step("films", debian_films.prepare_film, jobs, "films")
-    debian_films.write_films(folder, jobs, records)
+    sounds = films.film_sounds([job for job, _ in kept], splits)
+    jobs = films.film_jobs(sounds, folder, run.seed)
+    records = run.step("films", films.prepare_film, jobs, "films")
+    films.write_films(folder, jobs, records)
 
 
 def _is_finished(out: Path, recipe: Record) -> bool:
@@ -268,18 +256,6 @@ def _check_out(out: Path, cache: Path) -> None:
     others = sorted(path.name for path in out.iterdir() if path.resolve() != cache.resolve() and path.name != ".cache")
     if others:
         raise UserError(f"{out} holds other files ({', '.join(others[:3])}); choose a new or empty folder")
-
-
-@contextmanager
-def _lock(work: Path) -> Iterator[None]:
-    """Only one run may work in a folder; the lock ends with the process, however that ends."""
-    work.mkdir(parents=True, exist_ok=True)
-    with (work / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another run is preparing {work.parent} at this moment; wait for it, or end it") from None
-        yield
 
 
 def _begin(run: _Run, state: Record) -> None:

@@ -7,7 +7,6 @@ samples from HDF5. A source is a path or a ``Location`` in an archive.
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,8 +16,9 @@ import numpy as np
 import soundfile as sf
 import soxr
 
-from unisono.data.media import Location, hdf5_dataset
 from unisono.errors import UserError
+from unisono.files import replaced_file
+from unisono.media.locations import Location, hdf5_dataset
 from unisono.timing import seconds_to_samples
 
 AudioPath = str | os.PathLike | Location
@@ -154,7 +154,7 @@ def open_audio(source: AudioPath) -> Iterator[AudioReader]:
 def _open_with_ffmpeg(location: Location, binary: Any, error: Exception) -> Iterator[AudioReader]:
     """What libsndfile refuses; its own complaint is told where FFmpeg cannot read it either."""
     try:
-        from unisono.data.av_audio import open_container
+        from unisono.media.av_audio import open_container
     except ImportError:
         remedy = "re-encode it as wav or flac, or read more formats with: pip install 'unisono[video]'"
         raise UserError(f"{location}: not readable as audio ({error}); {remedy}") from error
@@ -297,17 +297,8 @@ def write_audio(path: str | os.PathLike, waveform: np.ndarray, sample_rate: int)
     file_format = path.suffix[1:].upper()
     if file_format not in WRITABLE_FORMATS:
         raise UserError(f"{path}: cannot write audio of the kind {path.suffix!r}; use .wav, .flac or .ogg")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # A temporary file in the same folder, then a rename: a killed run never leaves half a file.
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
+    with replaced_file(path) as temporary:
         sf.write(
             temporary, waveform, sample_rate, format=file_format, subtype="PCM_16" if file_format != "OGG" else None
         )
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
     return path

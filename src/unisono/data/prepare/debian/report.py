@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from unisono.data.manifest import read_jsonl
-from unisono.data.prepare.packages import Package
+from unisono.data.prepare.debian.packages import Package
+from unisono.data.prepare.jobs import Record
 from unisono.data.prepare.splits import SPLITS
-from unisono.data.prepare.steps import Record, write_json
+from unisono.files import replaced_file, write_json
 
 TASKS = (
     "text_to_speech",
@@ -113,6 +113,5 @@ def _cell(text: str) -> str:
 
 
 def _write_text(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    with replaced_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

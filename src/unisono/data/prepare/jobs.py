@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
-import signal
-import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -16,6 +12,8 @@ from typing import Any, Protocol, TypeVar
 from tqdm import tqdm
 
 from unisono.errors import UserError
+from unisono.files import write_json
+from unisono.workers import worker_pool
 
 
 class Job(Protocol):
@@ -27,11 +25,6 @@ class Job(Protocol):
 
 JobT = TypeVar("JobT", bound=Job)
 Record = dict[str, Any]
-
-
-def default_workers() -> int:
-    """The number of processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def run_step(
@@ -90,13 +83,6 @@ def finish_jobs(
     return paths
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
-
-
 def _run_parallel(
     function: Callable[[JobT], Record],
     waiting: list[tuple[JobT, Path]],
@@ -119,23 +105,3 @@ def _run_parallel(
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
-
-
-def worker_pool(workers: int) -> ProcessPoolExecutor:
-    """Processes that end with this one, however it ends."""
-    # "spawn": a forked child would inherit the threads and locks of whatever the parent has loaded.
-    context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(workers, mp_context=context, initializer=set_up_worker)
-
-
-def set_up_worker() -> None:
-    """End with the parent (workers of a killed one would wait for ever), and leave Ctrl-C to it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()

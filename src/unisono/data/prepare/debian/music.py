@@ -14,14 +14,14 @@ import numpy as np
 import soundfile as sf
 import soxr
 
-from unisono.audio import write_audio
-from unisono.data.prepare.debian_effects import TARGET_SAMPLE_RATE, EffectJob, trim_ends
-from unisono.data.prepare.debian_manifests import audio_line, write_manifests
-from unisono.data.prepare.debian_speech import decode_g722
+from unisono.data.prepare.debian.effects import TARGET_SAMPLE_RATE, EffectJob, trim_ends
+from unisono.data.prepare.debian.manifests import audio_line, write_manifests
+from unisono.data.prepare.debian.speech import decode_g722
+from unisono.data.prepare.debian.tables import first_match, load_table
+from unisono.data.prepare.jobs import Record
 from unisono.data.prepare.splits import hash_splits
-from unisono.data.prepare.steps import Record
-from unisono.data.prepare.tables import first_match, load_table
 from unisono.errors import UserError
+from unisono.media.audio import write_audio
 
 MUSIC_PACKAGE = "asterisk-moh-opsound-g722"
 LICENSE = "CC-BY-SA-3.0"

@@ -1,7 +1,7 @@
 """Pictures of a video at a given rate, decoded by FFmpeg through PyAV.
 
 Time zero is the beginning of the container, the earliest start of any of its streams, as it is for the sound of a video
-(:mod:`unisono.data.av_audio`), so that pictures and sound stay together; a sound track that begins before 0 does not
+(:mod:`unisono.media.av_audio`), so that pictures and sound stay together; a sound track that begins before 0 does not
 move it.
 """
 
@@ -17,9 +17,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from unisono.data.containers import refuse_text, zero_s
-from unisono.data.media import Location
 from unisono.errors import UserError
+from unisono.media.containers import refuse_text, zero_s
+from unisono.media.locations import Location
 
 VideoSource = str | os.PathLike | Location | BinaryIO
 

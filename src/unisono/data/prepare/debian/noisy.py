@@ -13,13 +13,13 @@ import numpy as np
 import soundfile as sf
 import soxr
 
-from unisono.audio import read_audio, write_audio
 from unisono.data.degrade import make_noise, mix_at_snr, reverberate
-from unisono.data.prepare.debian_effects import package_recordings
-from unisono.data.prepare.debian_manifests import job_rng
+from unisono.data.prepare.debian.effects import package_recordings
+from unisono.data.prepare.debian.manifests import job_rng
+from unisono.data.prepare.debian.tables import first_match, load_table
+from unisono.data.prepare.jobs import Record
 from unisono.data.prepare.splits import SPLITS
-from unisono.data.prepare.steps import Record
-from unisono.data.prepare.tables import first_match, load_table
+from unisono.media.audio import read_audio, write_audio
 
 SAMPLE_RATE = 16_000
 TARGET_SAMPLE_RATE = 24_000

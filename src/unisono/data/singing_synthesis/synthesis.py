@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from unisono.data.singing_plan import PhrasePlan, ScoreNote, Span, SyllableNotes, plan_phrase
+from unisono.data.singing_synthesis.plan import PhrasePlan, ScoreNote, Span, SyllableNotes, plan_phrase
 from unisono.errors import UserError
 from unisono.timing import seconds_to_samples
 

@@ -12,10 +12,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from unisono.audio import read_audio
 from unisono.data.manifest import Fields, load_manifest
-from unisono.data.media import parse_location
-from unisono.data.prepare.manifest_steps import (
+from unisono.data.prepare.jobs import Record
+from unisono.data.prepare.steps.engine import (
     LeaveOut,
     ManifestStep,
     Options,
@@ -25,8 +24,10 @@ from unisono.data.prepare.manifest_steps import (
     targets,
     work_of,
 )
-from unisono.data.prepare.steps import Record, write_json
 from unisono.errors import UserError
+from unisono.files import write_json
+from unisono.media.audio import read_audio
+from unisono.media.locations import parse_location
 from unisono.text.align import SAMPLE_RATE, AlignmentFailure, ForcedAligner, phones_to_units
 from unisono.text.aligner import AlignerLimits, CorpusAligner, Pair, UnitAlignment, train_aligner
 from unisono.text.phonemes import ARPABET_TO_IPA, SILENCE

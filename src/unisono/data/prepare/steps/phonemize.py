@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from unisono.data.manifest import Fields, parse_line, scan_lines, write_jsonl
-from unisono.data.prepare.manifest_steps import PATH_FIELDS
-from unisono.data.prepare.steps import Record, default_workers, run_step, write_json
+from unisono.data.prepare.jobs import Record, run_step
+from unisono.data.prepare.steps.engine import PATH_FIELDS
 from unisono.errors import UserError
-from unisono.files import locked
+from unisono.files import locked, write_json
 from unisono.text.phonemes import SILENCE
 from unisono.text.phonemize import Phonemizer, Transcription
+from unisono.workers import default_workers
 
 # Raise it when the same text may give other phonemes: unfinished work of an older version is then not taken up.
 _VERSION = 1

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from unisono.audio import read_audio, write_audio
 from unisono.data.degrade import BandwidthDegradation, effective_bandwidth_hz
-from unisono.data.prepare.debian_effects import EffectJob
-from unisono.data.prepare.debian_manifests import audio_line, job_rng, write_manifests
-from unisono.data.prepare.steps import Record
+from unisono.data.prepare.debian.effects import EffectJob
+from unisono.data.prepare.debian.manifests import audio_line, job_rng, write_manifests
+from unisono.data.prepare.jobs import Record
+from unisono.media.audio import read_audio, write_audio
 
 SAMPLE_RATE = 24_000
 VARIANTS = 2

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import soxr
 
-from unisono.audio import write_audio
-from unisono.data.prepare.steps import Record
-from unisono.data.prepare.tables import first_match, load_table
+from unisono.data.prepare.debian.tables import first_match, load_table
+from unisono.data.prepare.jobs import Record
 from unisono.errors import UserError
+from unisono.media.audio import write_audio
 from unisono.text.align import (
     FRAME_S,
     FRAME_SAMPLES,

@@ -18,11 +18,11 @@ import numpy as np
 import soundfile as sf
 import soxr
 
-from unisono.audio import write_audio
+from unisono.data.prepare.debian.tables import first_match, load_table
+from unisono.data.prepare.jobs import Record
 from unisono.data.prepare.splits import fill_splits, tied_groups
-from unisono.data.prepare.steps import Record
-from unisono.data.prepare.tables import first_match, load_table
 from unisono.errors import UserError
+from unisono.media.audio import write_audio
 
 EFFECT_PACKAGES = ("sonic-pi-samples", "scratch", "minetest-data", "openttd-opensfx")
 OPENSFX = "openttd-opensfx"

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from unisono.data.manifest import write_jsonl
+from unisono.data.prepare.jobs import Record
 from unisono.data.prepare.splits import SPLITS
-from unisono.data.prepare.steps import Record
 
 
 def audio_line(audio_id: str, folder: str, duration_s: float, license_name: str) -> Record:

@@ -11,10 +11,9 @@ from urllib.parse import quote
 
 import numpy as np
 
-from unisono.audio import audio_info, read_audio
 from unisono.data.manifest import Fields, load_manifest
-from unisono.data.media import parse_location, read_array
-from unisono.data.prepare.manifest_steps import (
+from unisono.data.prepare.jobs import Record
+from unisono.data.prepare.steps.engine import (
     LeaveOut,
     ManifestStep,
     Options,
@@ -25,11 +24,12 @@ from unisono.data.prepare.manifest_steps import (
     run_manifest_step,
     targets,
     work_of,
-    write_array,
 )
-from unisono.data.prepare.steps import Record
 from unisono.errors import UserError
 from unisono.features import f0, speaker, video
+from unisono.files import write_array
+from unisono.media.audio import audio_info, read_audio
+from unisono.media.locations import parse_location, read_array
 
 _MAX_F0_SAMPLE_RATE = 48_000
 

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 
-from unisono.audio import read_audio, write_audio
 from unisono.data.mini.actors import ACTORS, COLOURS
 from unisono.data.mini.captions import NUMBERS, TIMES
 from unisono.data.mini.films import (
@@ -27,11 +26,12 @@ from unisono.data.mini.films import (
     draw_frames,
     write_video,
 )
-from unisono.data.prepare.debian_effects import EffectJob
-from unisono.data.prepare.debian_manifests import audio_line, job_rng, write_manifests
+from unisono.data.prepare.debian.effects import EffectJob
+from unisono.data.prepare.debian.manifests import audio_line, job_rng, write_manifests
+from unisono.data.prepare.debian.tables import first_match, load_table
+from unisono.data.prepare.jobs import Record
 from unisono.data.prepare.splits import SPLITS, hash_splits
-from unisono.data.prepare.steps import Record
-from unisono.data.prepare.tables import first_match, load_table
+from unisono.media.audio import read_audio, write_audio
 from unisono.timing import seconds_to_samples
 
 SAMPLE_RATE = 24_000

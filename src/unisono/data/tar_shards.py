@@ -13,10 +13,11 @@ import numpy as np
 import soundfile as sf
 from tqdm import tqdm
 
-from unisono.audio import open_audio
 from unisono.data.datasets.base import AudioGenerationDataset
-from unisono.data.media import Location, hdf5_dataset, read_array
 from unisono.errors import UserError
+from unisono.files import replaced_file
+from unisono.media.audio import open_audio
+from unisono.media.locations import Location, hdf5_dataset, read_array
 
 _HEADER_BYTES = 1024  # of a member: its header and what fills it up to whole blocks
 
@@ -52,16 +53,10 @@ def write_shards(
     with tqdm(total=len(dataset), unit="item", desc="shards", disable=not progress, dynamic_ncols=True) as bar:
         for items in _dealt(dataset, max_bytes):
             paths.append(folder / f"{name}-{len(paths):06d}.tar")
-            temporary = paths[-1].with_name(f".{paths[-1].name}.{os.getpid()}.tmp")
-            try:
-                with tarfile.open(temporary, "w") as archive:
-                    for index in items:
-                        _add(archive, dataset, index)
-                        bar.update()
-                os.replace(temporary, paths[-1])
-            except BaseException:
-                temporary.unlink(missing_ok=True)
-                raise
+            with replaced_file(paths[-1]) as temporary, tarfile.open(temporary, "w") as archive:
+                for index in items:
+                    _add(archive, dataset, index)
+                    bar.update()
     return paths
 
 

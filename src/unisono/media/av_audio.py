@@ -13,9 +13,9 @@ from typing import Any
 import av
 import numpy as np
 
-from unisono.data.containers import refuse_text, zero_s
-from unisono.data.media import Location
 from unisono.errors import UserError
+from unisono.media.containers import refuse_text, zero_s
+from unisono.media.locations import Location
 
 
 class _FfmpegReader:

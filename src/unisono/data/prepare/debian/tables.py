@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from importlib import resources
 from typing import Any
 
-_FOLDER = resources.files("unisono.data.prepare") / "tables"
+_FOLDER = resources.files("unisono.data.prepare.debian") / "tables"
 
 
 def load_table(package: str) -> dict[str, Any]:

@@ -17,13 +17,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from unisono.data.manifest import Fields, load_manifest, write_jsonl
-from unisono.data.media import parse_location
-from unisono.data.prepare.steps import Record, default_workers, finish_jobs
+from unisono.data.prepare.jobs import Record, finish_jobs
 from unisono.errors import UserError
 from unisono.files import locked
+from unisono.media.locations import parse_location
+from unisono.workers import default_workers
 
 PATH_FIELDS = (
     *("audio", "noisy_audio", "narrow_audio", "video", "video_file", "video_features"),
@@ -238,19 +237,6 @@ def rebased(line: Record, old: Path, new: Path) -> Record:
 
 def relative_path(path: Path, folder: Path) -> str:
     return Path(os.path.relpath(path.absolute(), folder.absolute())).as_posix()
-
-
-def write_array(path: Path, array: np.ndarray) -> None:
-    """Write .npy whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            np.save(file, array, allow_pickle=False)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def _chunks(step: ManifestStep, works: Sequence[Work]) -> list[_Chunk]:

@@ -1,0 +1,1 @@
+"""The Debian corpus: free recordings of Debian packages, for every task."""

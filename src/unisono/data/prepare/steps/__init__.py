@@ -1,0 +1,1 @@
+"""Steps that add to a manifest: phonemes and their durations, F0, voices, pictures."""

@@ -1,0 +1,1 @@
+"""Speech made to sing by WORLD, for the corpora that are synthesised."""
