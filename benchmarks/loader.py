@@ -3,12 +3,14 @@
     OMP_NUM_THREADS=1 python benchmarks/loader.py [--clips 600] [--rounds 5] [--seconds 4] [--folder DIR]
     python benchmarks/loader.py --training [--clips 200] [--rounds 5]
     OMP_NUM_THREADS=1 python benchmarks/loader.py --index 10000000 [--folder DIR]
+    OMP_NUM_THREADS=1 python benchmarks/loader.py --streams [--clips 600] [--seconds 4] [--folder DIR]
 
 The first makes its own clips of 8 to 12 seconds (24 kHz, mono, 16 bit) in a temporary folder, caches their latents and
 runs the training loader with the real collator in batches of 16; every round tries all settings in turn, so that all
 meet the same load. The second times training steps of the model `tiny` on flac files and on cached latents, in turns,
 loaded in the training process itself. The third writes a manifest of so many lines, and tells what opening it costs and
-what each of four workers keeps to itself. All files are read before they are timed: what is measured is the loader, not
+what each of four workers keeps to itself. The fourth writes tar shards, streams them, and tells how long a resumed run
+takes to its first batches. All files are read before they are timed: what is measured is the loader, not
 the disk.
 """
 
@@ -36,6 +38,9 @@ from unisono.data.feature_cache.build import fill_demands
 from unisono.data.feature_cache.demands import demands_of
 from unisono.data.loader import train_dataloader
 from unisono.data.manifest import write_jsonl
+from unisono.data.order import TrainBatches
+from unisono.data.streaming import TarShards, streamed_dataloader
+from unisono.data.tar_shards import write_shards
 from unisono.media.audio import write_audio
 from unisono.models.autoencoder import LogMelAutoencoder
 from unisono.types import Batch
@@ -245,6 +250,42 @@ def measure_index(folder: Path, lines: int) -> None:
         print(f"| worker {number}, all | | {shown_mb(own_mb)} |")
 
 
+# -- streams ----------------------------------------------------------------------------------------------------------
+
+STREAMS, RESUMED_TURNS = 4, (0, 1, 10, 100)
+
+
+def streamed(folder: Path, workers: int, start: int = 0) -> Iterator[Batch]:
+    source = TarShards(str(folder / "shards" / "*.tar"), TextToAudioDataset(None))
+    loader = streamed_dataloader([source], BATCH_SIZE, Collator(), num_streams=STREAMS, num_workers=workers)
+    return TrainBatches(loader, 0).stream(start)
+
+
+def measure_streams(folder: Path, clips: int, seconds: float) -> None:
+    os.environ["UNISONO_CACHE"] = str(folder / "cache")
+    make_clips(folder, clips)
+    begin = time.perf_counter()
+    shards = write_shards(data_set(folder, "flac"), folder / "shards", progress=False)
+    size_mb = sum(path.stat().st_size for path in shards) / 1e6
+    written_s = time.perf_counter() - begin
+    print(f"{clips} clips in {len(shards)} shards of {size_mb:.0f} MB in all, written in {written_s:.1f} s\n")
+    print("| | |\n| --- | --- |")
+    for workers in WORKERS:
+        batches, items = streamed(folder, workers), 0
+        for _ in range(max(WARM_UP_BATCHES, clips // BATCH_SIZE)):  # a turn, so that all shards are noted
+            next(batches)
+        begin = time.perf_counter()
+        while time.perf_counter() - begin < seconds:
+            items += len(next(batches))
+        print(f"| {workers} workers, items/s | {items / (time.perf_counter() - begin):,.0f} |")
+    for turns in RESUMED_TURNS:
+        begin = time.perf_counter()
+        batches = streamed(folder, 0, turns * clips // BATCH_SIZE // STREAMS * STREAMS)
+        for _ in range(STREAMS):
+            next(batches)
+        print(f"| seconds to a batch of each stream, after {turns} turns | {time.perf_counter() - begin:.1f} |")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", type=int, default=600)
@@ -252,11 +293,14 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--training", action="store_true")
     parser.add_argument("--index", type=int, metavar="LINES")
+    parser.add_argument("--streams", action="store_true")
     parser.add_argument("--folder", type=Path, help="where the temporary folder is made")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=given.folder) as temporary:
         if given.index:
             measure_index(Path(temporary), given.index)
+        elif given.streams:
+            measure_streams(Path(temporary), given.clips, given.seconds)
         elif given.training:
             compare_training(Path(temporary), given.clips, given.rounds)
         else:

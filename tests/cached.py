@@ -11,6 +11,8 @@ import torch
 
 from conftest import SAMPLE_RATE, tone
 from unisono.data.datasets import AudioGenerationDataset, TextToAudioDataset
+from unisono.data.feature_cache import CachedLatents
+from unisono.data.feature_cache.attach import attach
 from unisono.data.feature_cache.build import Filled, fill_demands
 from unisono.data.feature_cache.demands import demands_of
 from unisono.data.manifest import write_jsonl
@@ -28,6 +30,11 @@ def filled(cache: Path, *datasets: AudioGenerationDataset, workers: int = 1, dty
     """Latents of some data sets, made."""
     (result,) = fill_demands(demands_of({"autoencoder": autoencoder()}, [datasets], dtype), cache, workers)
     return result
+
+
+def attached(dataset: AudioGenerationDataset, cache: Path, dtype: str = "float32") -> CachedLatents:
+    """The reader of a data set's latents."""
+    return attach([dataset], {"autoencoder": autoencoder()}, cache, dtype)["latents"]
 
 
 def corpus(folder: Path, seconds: Sequence[float] = (1.0, 0.73, 2.0), kind: str = "wav") -> TextToAudioDataset:

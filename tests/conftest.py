@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,14 @@ def toy_items(task: str, folder: Path, num: int = 8) -> tuple[list[dict], list[d
     return content, audio
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What is kept between runs is neither found nor left in the user's cache folder, by subprocesses included."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UNISONO_CACHE", str(tmp_path_factory.mktemp("unisono cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def toy_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with ``<task>/content.jsonl`` and ``audio.jsonl``, eight clips each."""
@@ -74,6 +83,6 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from unisono.data.mini.corpus import build_mini_corpus
 
     root = tmp_path_factory.mktemp("data root")
-    counts = {f"num_{task}": (6, 3, 3) for task in ("text_to_audio", "text_to_speech", "speech_enhancement")}
-    build_mini_corpus(root / "mini", workers=1, progress=False, **counts)
+    counts = dict.fromkeys(("text_to_audio", "text_to_speech", "speech_enhancement"), (6, 3, 3))
+    build_mini_corpus(root / "mini", workers=1, progress=False, counts=counts)
     return root

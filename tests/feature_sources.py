@@ -49,3 +49,21 @@ def save_x_vector_model(folder: Path) -> Path:
     WavLMForXVector(config).save_pretrained(folder)
     Wav2Vec2FeatureExtractor(sampling_rate=RATE).save_pretrained(folder)
     return folder
+
+
+def save_text_encoder(folder: Path, kind: str = "t5") -> Path:
+    """A tiny untrained T5 or BERT that reads bytes, saved as a real one is."""
+    import transformers
+
+    torch.manual_seed(0)
+    if kind == "t5":
+        config = transformers.T5Config(vocab_size=384, d_model=16, d_kv=8, d_ff=24, num_layers=2, num_heads=2)
+        transformers.T5ForConditionalGeneration(config).save_pretrained(folder)  # with a decoder, as published ones
+    else:
+        bert = transformers.BertConfig(
+            vocab_size=384, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24,
+            max_position_embeddings=32,
+        )  # fmt: skip
+        transformers.BertModel(bert).save_pretrained(folder)
+    transformers.ByT5Tokenizer().save_pretrained(folder)
+    return folder

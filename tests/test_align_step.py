@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +27,10 @@ from unisono.text.aligner import (
     train_aligner,
 )
 from unisono.text.espeak import Utterance, synthesize
+from unisono.text.phonemize import Phonemizer
 
 pytest.importorskip("espeakng_loader")
+ROOT = Path(__file__).resolve().parents[1]
 RATE = 16_000
 
 
@@ -83,7 +89,7 @@ def test_the_step_trains_aligns_and_lists_what_does_not_fit(spoken: list[Utteran
     out = tmp_path / "a folder/content.jsonl"
     result = align_step.align_phonemes(content, audio, Options(out, 1, False))
     left_out = read(out.with_name("content.align.left_out.jsonl"))
-    assert [entry["audio_id"] for entry in left_out] == ["u5", "u7"]
+    assert [entry["item"] for entry in left_out] == ["u5", "u7"]
     assert left_out[1]["kind"] == "missing_file"
     assert "u7.flac" in left_out[1]["reason"]
     lines = read(out)
@@ -146,12 +152,59 @@ def test_english_texts_are_aligned_by_their_words(tmp_path: Path) -> None:
             align_step.align_texts(content, audio, Options(tmp_path / "p.jsonl", 1, False))
 
 
-def test_pronunciations_are_read_from_a_file(tmp_path: Path) -> None:
-    path = tmp_path / "words.txt"
-    path.write_text("# ours\nUnisono Y UW1 N IH0 S OW2 N OW\n\n", encoding="utf-8")
-    assert align_step.read_pronunciations(path) == {"unisono": "Y UW N IH S OW N OW"}
-    path.write_text("good G UH D\nbad X\n", encoding="utf-8")
-    with pytest.raises(UserError, match=r"words\.txt:2"):
-        align_step.read_pronunciations(path)
-    with pytest.raises(UserError, match="not readable"):
-        align_step.read_pronunciations(tmp_path / "none.txt")
+def test_pronunciations_go_before_the_dictionary(tmp_path: Path) -> None:
+    pytest.importorskip("pocketsphinx")
+    said = synthesize("Please try again.", "en-us+f3", rate_wpm=150).resampled(RATE)
+    content, audio = write_corpus(tmp_path, [said], [{"text": "Please try again."}])
+    for words, phonemes in (({}, "ʌ ɡ ɛ n"), ({"again": "AH G EH N AH"}, "ʌ ɡ ɛ n ʌ")):
+        out = tmp_path / "o.jsonl"
+        align_step.align_texts(content, audio, Options(out, 1, False, overwrite=True), pronunciations=words)
+        (line,) = read(out)
+        assert " ".join(symbol for symbol in line["phonemes"] if symbol != "_").endswith(f"t ɹ aɪ {phonemes}")
+        assert "guessed_words" not in line
+    assert Phonemizer(pronunciations=words).phonemes("again")[1:-1] == phonemes.split()
+
+
+def test_texts_that_cannot_be_read_are_left_out_and_guessed_words_named(tmp_path: Path) -> None:
+    pytest.importorskip("pocketsphinx")
+    said = synthesize("Please try Zorbentine.", "en-us+f3", rate_wpm=150).resampled(RATE)
+    lines = [{"text": "Please try Zorbentine."}, {"text": "* * *"}, {"text": "Bitte 是"}]
+    content, audio = write_corpus(tmp_path, [said] * 3, lines)
+    result = align_step.align_texts(content, audio, Options(tmp_path / "o.jsonl", 1, False, max_left_out=0.7))
+    assert dict(result.left_out) == {"bad_text": 2}
+    assert [line["guessed_words"] for line in read(tmp_path / "o.jsonl")] == [["zorbentine"]]
+
+
+@pytest.mark.slow
+def test_the_documented_way_from_recordings_to_training_holds_to_the_letter(tmp_path: Path) -> None:
+    """docs/prepare_data.md, "Your own corpus": script, align, validate, check, train, with a wrong text among them."""
+    pytest.importorskip("pocketsphinx")
+    page = (ROOT / "docs/prepare_data.md").read_text(encoding="utf-8")
+    section = page[page.index("## Your own corpus") : page.index("## Steps")]
+    blocks = re.findall(r"^```(\w+)\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+    place = tmp_path / "a check out"
+    place.mkdir()
+    for name in ("train.py", "configs"):
+        (place / name).symlink_to(ROOT / name)
+    texts = draw_sentences(np.random.default_rng(5), "train", 24)  # a batch needs 16
+    for number, text in enumerate(texts):
+        utterance = synthesize(text, "en-us+f3", rate_wpm=150)
+        write_audio(place / f"recordings/take {number}.wav", utterance.waveform, utterance.sample_rate)
+        (place / f"recordings/take {number}.txt").write_text(texts[0] if number == 1 else text)
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    environment["UNISONO_CACHE"] = str(tmp_path / "cache")
+    assert [language for language, _ in blocks] == ["python", "sh", "yaml", "sh"]
+    for language, text in blocks:
+        if language == "yaml":
+            path = place / text.splitlines()[0].removeprefix("# ")
+            path.parent.mkdir()
+            path.write_text(text, encoding="utf-8")
+            continue
+        command = [sys.executable, "-c", text] if language == "python" else ["bash", "-e", "-c", text]
+        done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, f"{text}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
+    folder = place / "data/mine/text_to_speech/train"
+    kept, left_out = read(folder / "content.jsonl"), read(folder / "content.align.left_out.jsonl")
+    assert "take 1" in [entry["item"] for entry in left_out] and len(kept) + len(left_out) == 24
+    assert [line["audio_id"] for line in read(folder / "audio.left_out.jsonl")] == [one["item"] for one in left_out]
+    assert (place / "experiments/mine/model/model.safetensors").is_file()

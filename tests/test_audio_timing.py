@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -80,10 +81,56 @@ def test_the_length_of_a_clip_is_the_end_of_its_only_unit(total_s: float) -> Non
         assert whole == timing.unit_boundaries(torch.tensor([[total_s]], dtype=torch.float64), rate_hz)[0, 0]
 
 
+@pytest.mark.parametrize("rate_hz", [50.0, 86.1328125, 93.75, 100.0, 24_000.0, 44_100.0])
+def test_edges_of_neighbouring_stretches_meet_and_lie_nearest(rate_hz: float) -> None:
+    rng = np.random.default_rng(0)
+    edges_s = np.cumsum(rng.exponential(0.07, 400))
+    indices = timing.seconds_to_index(edges_s, rate_hz)
+    assert indices.dtype == np.int64 and (np.diff(indices) >= 0).all()
+    assert np.abs(indices - edges_s * rate_hz).max() <= 0.5
+    assert indices.tolist() == [timing.seconds_to_index(edge_s, rate_hz) for edge_s in edges_s]
+    # One rule: samples, values and the units of a sentence are rounded alike.
+    assert indices.tolist() == [timing.seconds_to_samples(edge_s, rate_hz) for edge_s in edges_s]
+    ends = timing.unit_boundaries(torch.from_numpy(np.diff(edges_s, prepend=0.0))[None], rate_hz)
+    assert (ends[0] - torch.from_numpy(indices)).abs().max() == 0
+
+
+def test_a_time_before_the_beginning_rounds_up_as_well() -> None:
+    assert [timing.seconds_to_index(time_s, 1.0) for time_s in (-1.5, -0.5, 0.5, 1.5)] == [-1, 0, 1, 2]
+
+
+@pytest.mark.parametrize(("rate", "hop"), [(24_000, 480), (44_100, 512), (16_000, 320), (22_050, 1)])
+def test_a_clip_has_the_frames_of_its_samples_however_its_length_is_written(rate: int, hop: int) -> None:
+    samples = np.unique(np.random.default_rng(0).integers(1, 20 * rate, 500))
+    samples = np.concatenate([samples, np.arange(1, 60) * hop, np.arange(1, 60) * hop + 1])
+    frames = timing.samples_to_frames(samples, hop)
+    for durations_s in (samples / rate, np.round(samples / rate, 6), (samples / rate).astype(np.float32)):
+        assert (timing.clip_frames(durations_s, rate, hop) == frames).all()
+        assert timing.clip_frames(float(durations_s[7]), rate, hop) == frames[7]
+    assert timing.clip_frames(0.0, rate, hop) == 1
+
+
+@pytest.mark.parametrize("rate_hz", [1.0, 25.0, 29.97, 50.0, 100.0, 200.0, 1000.0])
+def test_frames_cover_a_recording_and_none_is_empty(rate_hz: float) -> None:
+    rng = np.random.default_rng(0)
+    for samples in rng.integers(1, 60 * RATE, 300).tolist():
+        seconds = samples / RATE
+        frames = timing.frames_covering(seconds, rate_hz)
+        assert frames / rate_hz >= seconds - 1e-6
+        assert frames == 1 or (frames - 1) / rate_hz < seconds
+        assert timing.frames_within(seconds, rate_hz) in (frames - 1, frames)
+    for frames in range(1, 2000, 7):
+        # Whole frames stay as many when their length is written to six decimals.
+        for seconds in (frames / rate_hz, round(frames / rate_hz, 6), frames * (1 / rate_hz)):
+            assert timing.frames_covering(seconds, rate_hz) == timing.frames_within(seconds, rate_hz) == frames
+    assert timing.frames_covering(0.0, rate_hz) == 1 and timing.frames_within(0.0, rate_hz) == 0
+
+
+@pytest.mark.parametrize("count", [timing.latent_rate_hz, lambda rate, hop: timing.clip_frames(1.0, rate, hop)])
 @pytest.mark.parametrize(("rate", "hop"), [(0, 480), (24_000, 0), (-1, 480)])
-def test_a_rate_needs_positive_numbers(rate: int, hop: int) -> None:
+def test_a_rate_needs_positive_numbers(count: Callable[[int, int], float], rate: int, hop: int) -> None:
     with pytest.raises(ValueError, match=str(rate if rate <= 0 else hop)):
-        timing.latent_rate_hz(rate, hop)
+        count(rate, hop)
 
 
 # -- reading --------------------------------------------------------------------------------------------------------

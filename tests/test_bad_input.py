@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,11 +14,8 @@ import pytest
 import soundfile as sf
 
 from conftest import TASKS
-from toy import DATASETS, toy_dataset
-from unisono.data import verify
-from unisono.data.datasets import AudioGenerationDataset
+from toy import toy_dataset
 from unisono.data.manifest import load_manifest, read_jsonl, write_jsonl
-from unisono.data.verify import verify_audio
 from unisono.errors import UserError
 
 SPEECH, CAPTION, NOISY = "text_to_speech", "text_to_audio", "speech_enhancement"
@@ -206,106 +201,3 @@ def test_audio_with_a_broken_header_is_refused(corpus, write, words, task, manif
     write(corpus / task / f"{file}.flac")
     message = refusal(corpus, task)
     assert message.startswith(f"{corpus / task / manifest}.jsonl:5: field '{field}'") and words in message
-
-
-# -- audio that only reading can judge ------------------------------------------------------------------------------
-
-
-def damage(corpus: Path) -> list[str]:
-    """Break three files behind intact headers; returns how the faults must be named."""
-    sf.write(corpus / CAPTION / "audio" / "nan.wav", np.array([0.0] * 14_000 + [np.nan] * 400), 24_000, "FLOAT")
-    change(corpus / CAPTION / "audio.jsonl", 2, lambda r: r.update(audio="audio/nan.wav"))
-    for task, folder in ((SPEECH, "audio"), (NOISY, "noisy")):
-        path = corpus / task / folder / f"{task}_4.flac"
-        path.write_bytes(path.read_bytes()[:-2000])
-    return [
-        f"{corpus / CAPTION / 'audio.jsonl'}:2: field 'audio': {corpus}/{CAPTION}/audio/nan.wav: sample 14000 is NaN",
-        f"{corpus / SPEECH / 'audio.jsonl'}:5: field 'audio': {corpus}/{SPEECH}/audio/{SPEECH}_4.flac: damaged audio",
-        f"{corpus / NOISY / 'content.jsonl'}:5: field 'noisy_audio': {corpus}/{NOISY}/noisy/{NOISY}_4.flac: damaged",
-    ]
-
-
-def all_tasks(corpus: Path) -> list[AudioGenerationDataset]:
-    return [toy_dataset(corpus, task) for task in TASKS]
-
-
-def test_all_damaged_files_are_listed_at_once(corpus: Path) -> None:
-    verify_audio(all_tasks(corpus))
-    expected = damage(corpus)
-    with pytest.raises(UserError) as caught:
-        verify_audio(all_tasks(corpus), cache=corpus / "verified.json")
-    message = str(caught.value)
-    assert message.startswith("3 of 32 audio files cannot be used:\n")
-    assert all(fault in message for fault in expected), message
-    # The same words when a run without the check meets the file.
-    with pytest.raises(UserError, match=re.escape(expected[0])):
-        toy_dataset(corpus, CAPTION)[1]
-    with pytest.raises(UserError, match=re.escape(expected[2])):
-        toy_dataset(corpus, NOISY)[4]
-
-
-def test_a_long_list_of_faults_is_cut(corpus: Path) -> None:
-    for task in TASKS:
-        for path in (corpus / task / "audio").iterdir():
-            path.write_bytes(path.read_bytes()[:-1000])
-    with pytest.raises(UserError) as caught:
-        verify_audio(all_tasks(corpus))
-    lines = str(caught.value).splitlines()
-    assert len(lines) == 22 and lines[0].startswith("24 of 32") and lines[-1] == "  … and 4 more"
-
-
-def test_a_second_start_reads_only_what_is_new_or_was_bad(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    read: list[str] = []
-    monkeypatch.setattr(verify, "_fault", lambda path, real=verify._fault: read.append(str(path)) or real(path))
-    cache = corpus / "new" / "verified.json"
-    damage(corpus)
-    with pytest.raises(UserError, match="3 of 32"):
-        verify_audio(all_tasks(corpus), cache=cache)
-    assert len(read) == 32
-    read.clear()
-    with pytest.raises(UserError, match="3 of 32"):  # the bad ones are not forgiven
-        verify_audio(all_tasks(corpus), cache=cache)
-    assert sorted(Path(path).name for path in read) == ["nan.wav", f"{NOISY}_4.flac", f"{SPEECH}_4.flac"]
-    for task, folder in ((SPEECH, "audio"), (NOISY, "noisy")):
-        shutil.copy(corpus / task / folder / f"{task}_3.flac", corpus / task / folder / f"{task}_4.flac")
-    change(corpus / CAPTION / "audio.jsonl", 2, lambda r: r.update(audio="audio/text_to_audio_1.flac"))
-    verify_audio(all_tasks(corpus), cache=cache)
-    read.clear()
-    verify_audio(all_tasks(corpus), cache=cache)
-    assert read == []
-    changed = corpus / CAPTION / "audio" / "text_to_audio_0.flac"
-    os.utime(changed, ns=(0, 0))
-    verify_audio(all_tasks(corpus), cache=cache)
-    assert read == [str(changed)]
-
-
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"version": 0}', '{"version": 1, "files": 3}'])
-def test_a_damaged_cache_costs_time_only(corpus: Path, content: str) -> None:
-    cache = corpus / "verified.json"
-    cache.write_text(content)
-    damage(corpus)
-    with pytest.raises(UserError, match="3 of 32"):
-        verify_audio(all_tasks(corpus), cache=cache)
-    assert len(json.loads(cache.read_text())["files"]) == 29
-
-
-def test_a_file_that_went_away_is_named(corpus: Path) -> None:
-    datasets = all_tasks(corpus)
-    (corpus / CAPTION / "audio" / "text_to_audio_3.flac").unlink()
-    with pytest.raises(UserError, match=r"audio.jsonl:4: field 'audio': .*text_to_audio_3.flac: no such audio file"):
-        verify_audio(datasets, cache=corpus / "verified.json")
-
-
-@pytest.mark.slow
-def test_verifying_1500_short_files_takes_seconds(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    lines = []
-    for i in range(1500):
-        (tmp_path / "audio").mkdir(exist_ok=True)
-        sf.write(tmp_path / "audio" / f"{i}.flac", rng.uniform(-0.3, 0.3, 48_000), 24_000)
-        lines.append({"audio_id": str(i), "caption": "noise", "audio": f"audio/{i}.flac"})
-    dataset = DATASETS[CAPTION](write_jsonl(tmp_path / "c.jsonl", lines), write_jsonl(tmp_path / "a.jsonl", lines))
-    for limit_s in (15.0, 1.0):
-        begin = time.perf_counter()
-        verify_audio([dataset], cache=tmp_path / "verified.json")
-        assert time.perf_counter() - begin < limit_s

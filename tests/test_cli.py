@@ -171,6 +171,6 @@ def test_the_longest_clip_is_read_from_the_manifests(toy_corpus: Path) -> None:
     cfg.train_dataloader.dataset.datasets = [{"audio": audio}, {"audio": "absent"}]
     assert longest_clip_s(cfg)[0] == pytest.approx(0.6, abs=0.01)
     cfg.train_dataloader.dataset.datasets = [{"audio": audio, "max_duration_s": 0.1}]
-    assert longest_clip_s(cfg) == (0.1, "max_duration_s or crop_s of the training sets")
+    assert longest_clip_s(cfg) == (0.1, "max_duration_s of the training sets")
     cfg.train_dataloader.dataset.datasets = [{"audio": "absent"}]
     assert longest_clip_s(cfg)[0] == 10.0

@@ -34,6 +34,7 @@ def every_file() -> list[tuple[str, list[str]]]:
     cases: list[tuple[str, list[str]]] = [(name, []) for name in (*ENTRY_POINTS, "common")]
     where = {
         "data": "data@train_dataloader.dataset.datasets",
+        "dataloader": "dataloader@train_dataloader",
         "loss": "loss@loss_fn",
         "tracker": "tracker@trackers",
     }
@@ -44,6 +45,15 @@ def every_file() -> list[tuple[str, list[str]]]:
         if group == "data/datasets":
             lists = [f"++train_dataloader.dataset.datasets=[${{data_dict.{name}.train}}]"]
             cases.append(("default", [*lists, f"++val_dataloader.dataset.datasets=[${{data_dict.{name}.val}}]"]))
+        elif group == "data/examples":
+            if name == "shards":
+                lists = ["dataloader@train_dataloader=streamed", "+data@train_dataloader.datasets=examples/shards"]
+                cases.append(("default", [*lists, "epoch_length=10"]))
+            else:
+                mine = f"${{data_dict.my_{name}.train}}"
+                cases.append(("default", [f"+{group}@data_dict={name}", f"++val_dataloader.dataset.datasets=[{mine}]"]))
+        elif group == "dataloader" and name == "streamed":
+            continue  # it comes in with the example of its list
         elif group == "model/content_encoder":
             continue  # composed by every model, at a package of the model's own
         elif group == "data":
@@ -107,11 +117,19 @@ def test_resolvers() -> None:
             "lengths": ["${len:${sums}}", "${len:abc}"],
             "rate": "${latent_rate_hz:24000,480}",
             "data": "${project_path:data/mini}",
+            "joined": "${concat:[a,b],[b,c],${sums}}",
+            "speakers": "${mini_speakers:me}",
+            "phonemes": '${phoneme_inventory:"\u0298"}',
+            "one": {"train": {"path": "x/${split:}/y"}, "val": {"path": "${split:}"}, "other": "${one.val}"},
+            "many": ["${one.train}"],
             "file": "${config_path:accelerate/2cpus.yaml}",
         }
     )
     assert list(cfg.sums) == [6, 2, 24, 1.5, 3, 1.5]
     assert list(cfg.lengths) == [6, 3] and cfg.rate == 50.0
+    assert list(cfg.joined) == ["a", "b", "c", 6, 2, 24, 1.5, 3]
+    assert list(cfg.speakers)[-1] == "me" and "en-us" in cfg.speakers and list(cfg.phonemes)[-1] == "\u0298"
+    assert (cfg.one.train.path, cfg.one.other.path, cfg.many[0].path) == ("x/train/y", "val", "x/train/y")
     assert cfg.data == str(TREE.parent / "data/mini") and Path(cfg.file).is_file()
 
 

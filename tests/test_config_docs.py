@@ -1,10 +1,11 @@
-"""docs/configuration.md: every command on the page runs, every message it quotes is what is said."""
+"""Documented configurations: commands of docs/configuration.md run, its messages are what is said, data blocks load."""
 
 from __future__ import annotations
 
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,8 +19,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs/configuration.md").read_text(encoding="utf-8")
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL)
+def blocks(language: str, page: str = PAGE) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
 
 
 COMMANDS = [line.split("  #")[0].split(" # ")[0].strip() for block in blocks("sh") for line in block.splitlines()]
@@ -33,8 +34,8 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("a checkout")
     for name in ("train.py", "inference.py", "evaluate.py", "configs"):
         (place / name).symlink_to(ROOT / name)
-    counts = {f"num_{task}": (34, 3, 3) for task in ("text_to_audio", "text_to_speech", "speech_enhancement")}
-    build_mini_corpus(place / "data/mini", workers=1, progress=False, **counts)
+    counts = dict.fromkeys(("text_to_audio", "text_to_speech", "speech_enhancement"), (34, 3, 3))
+    build_mini_corpus(place / "data/mini", workers=1, progress=False, counts=counts)
     for text in [*blocks("yaml"), *blocks("python")]:
         name = text.splitlines()[0].removeprefix("# ")
         if not (place / name).exists():  # the page also quotes a file of the tree
@@ -89,3 +90,118 @@ def test_the_quoted_messages_are_what_is_said(written: str, said: str) -> None:
     with pytest.raises(UserError) as caught:
         compose_checked("default", [*shlex.split(written), "data_root=absent"])
     assert all(part in str(caught.value) for part in said.split("…")), str(caught.value)
+
+
+# -- blocks that configure data -------------------------------------------------------------------------------------
+
+PAGES = {name: (ROOT / f"docs/{name}.md").read_text(encoding="utf-8") for name in ("data_format", "prepare_data")}
+PAGES["configuration"] = PAGE
+
+
+def files_of(page: str) -> dict[str, str]:
+    """The YAML blocks of a page by the file that their first line names."""
+    found = {}
+    for text in blocks("yaml", PAGES[page]):
+        name = text.splitlines()[0].removeprefix("# ").strip()
+        assert text.startswith("# ") and name.endswith(".yaml") and name not in found, f"{page}: {text[:80]}"
+        found[name] = text
+    return found
+
+
+@pytest.fixture(scope="module")
+def corpora(tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> Path:
+    """A folder with the data that the pages speak of."""
+    import numpy as np
+
+    from unisono.data.datasets import TextToAudioDataset
+    from unisono.data.manifest import write_jsonl
+    from unisono.data.tar_shards import write_shards
+    from unisono.media.audio import write_audio
+
+    place = tmp_path_factory.mktemp("some data")
+    (place / "data").mkdir()
+    (place / "data/mini").symlink_to(data_root / "mini")
+    rng = np.random.default_rng(0)
+    write_audio(place / "data/noises/n.flac", rng.uniform(-0.1, 0.1, 48_000).astype(np.float32), 24_000)
+    fields: dict[str, dict] = {
+        "text_to_audio": {"caption": "a hiss"},
+        "text_to_speech": {"phonemes": ["_", "a"], "durations_s": [0.4, 0.6], "speaker": "me"},
+        "speech_enhancement": {"noisy_audio": "a0.flac"},
+        "audio_super_resolution": {"narrow_audio": "a0.flac"},
+    }
+    for task, more in fields.items():
+        for split in ("train", "val", "test"):
+            folder = place / "data/mine" / task / split
+            for i in range(3):
+                write_audio(folder / f"a{i}.flac", rng.uniform(-0.3, 0.3, 24_000).astype(np.float32), 24_000)
+            write_jsonl(folder / "content.jsonl", [{"audio_id": f"a{i}", **more} for i in range(3)])
+            write_jsonl(folder / "audio.jsonl", [{"audio_id": f"a{i}", "audio": f"a{i}.flac"} for i in range(3)])
+    manifests = [place / f"data/mine/text_to_audio/train/{name}.jsonl" for name in ("content", "audio")]
+    list(write_shards(TextToAudioDataset(*manifests), place / "data/mine/shards"))
+    return place
+
+
+def written(page: str, place: Path) -> Path:
+    """A checkout's configs and a folder of one's own, with the files of a page."""
+    shutil.copytree(ROOT / "configs", place / "configs")
+    for name, text in files_of(page).items():
+        # A data set's file may as well lie in a folder of one's own, as the page says.
+        for where in {name, name.replace("configs/data/datasets/", "my_configs/data/datasets/")}:
+            (place / where).parent.mkdir(parents=True, exist_ok=True)
+            (place / where).write_text(text, encoding="utf-8")
+    return place
+
+
+def loaded(folder: Path, config_name: str, *overrides: str) -> None:
+    """Compose a configuration, make its loaders and take a batch of each."""
+    import hydra
+    from hydra.utils import instantiate
+
+    from unisono.config import resolved
+    from unisono.config.tree import hydra_in
+
+    with hydra_in(folder):
+        cfg = resolved(hydra.compose(config_name, overrides=list(overrides)))
+    for node in (cfg.train_dataloader, cfg.val_dataloader):
+        if node is not None:
+            batch = next(iter(instantiate(node)))
+            assert batch.waveform.shape[1] > 0 and all(batch.audio_ids)
+
+
+def composed_files() -> list[tuple[str, str]]:
+    """Pages and those of their files that are configurations, or data sets in a checkout."""
+    return [
+        (page, name)
+        for page in PAGES
+        for name in files_of(page)
+        if re.fullmatch(r"my_configs/\w+\.yaml|configs/data/(datasets/)?\w+\.yaml", name)
+    ]
+
+
+def test_the_pages_configure_sets_of_ones_own_lists_streams_and_degradations() -> None:
+    names = {name for _, name in composed_files()}
+    assert {"configs/data/datasets/mine.yaml", "my_configs/conf.yaml", "my_configs/streamed.yaml"} <= names
+    text = "".join(text for page in PAGES for text in files_of(page).values())
+    for part in ("SpeechDegradation", "BandwidthDegradation", "min_bandwidth_hz", "TarShards", "mixture:", "crop_s:"):
+        assert part in text, part
+
+
+@pytest.mark.parametrize(("page", "name"), composed_files())
+def test_a_block_that_configures_data_loads(
+    page: str, name: str, corpora: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(corpora)
+    place = written(page, tmp_path / "a place")
+    path = Path(name)
+    if path.parts[0] == "my_configs":
+        loaded(place / "my_configs", path.stem)
+    elif path.parent.name == "datasets":
+        register = place / "configs/data/all.yaml"  # the second of the documented steps
+        register.write_text(register.read_text().rstrip("\n") + f"\n      - {path.stem}\n")
+        lists = [
+            f"++{loader}_dataloader.dataset.datasets=['${{data_dict.{path.stem}.{loader}}}']"
+            for loader in ("train", "val")
+        ]
+        loaded(place / "configs", "default", *lists)
+    else:
+        loaded(place / "configs", "default", f"data@train_dataloader.dataset.datasets={path.stem}")

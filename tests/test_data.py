@@ -11,12 +11,15 @@ import torch
 
 from conftest import SAMPLE_RATE, TASKS, TOY_PHONEMES, TOY_SPEAKERS
 from toy import toy_collator, toy_dataset
-from unisono.data.collate import Collator, check_vocabulary, text_tokens
-from unisono.data.datasets import ConcatDataset
+from unisono.data.collate import Collator
+from unisono.data.datasets import ConcatDataset, TextToSpeechDataset
 from unisono.data.loader import eval_dataloader, train_dataloader
+from unisono.data.manifest import write_jsonl
+from unisono.data.vocabulary import check_vocabulary
 from unisono.errors import UserError
 from unisono.tasks import TASKS as TASK_TABLE
 from unisono.tasks import get_task
+from unisono.text.tokens import byte_tokens
 from unisono.types import AudioContent, Batch, PhonemeContent, Sample, TextContent, length_mask
 
 
@@ -69,7 +72,7 @@ def test_any_number_of_workers_gives_the_same_batches(everything: ConcatDataset)
         del stream
     assert all(equal(a, b) for a, b in zip(batches[0], batches[1], strict=True))
     assert all(equal(a, b) for a, b in zip(batches[0], batches[3], strict=True))
-    decoded = {bytes(t[t > 0].sub(1).tolist()).decode() for b in batches[3] for t in b.instruction_tokens}
+    decoded = {bytes(t[t > 0].sub(1).tolist()).decode() for b in batches[3] for t in b.instruction["tokens"]}
     assert len(decoded) > 12  # paraphrases of later epochs arrive in the workers as well
 
 
@@ -151,7 +154,7 @@ def test_rows_find_back_to_their_items_in_any_order_of_tasks(everything: ConcatD
 
 def test_tokens_decode_back_to_any_text() -> None:
     texts = ["a", "naïve 雨 🔔", "\x00 zero byte", "x" * 500]
-    tokens = text_tokens(texts)
+    tokens = byte_tokens(texts)
     for row, text in zip(tokens, texts, strict=True):
         length = len(text.encode())
         assert bytes((row[:length] - 1).tolist()).decode() == text
@@ -161,7 +164,7 @@ def test_tokens_decode_back_to_any_text() -> None:
 @pytest.mark.parametrize("blank", ["", " \t"])
 def test_an_empty_text_is_refused(blank: str) -> None:
     with pytest.raises(UserError, match="empty"):
-        text_tokens(["a", blank])
+        byte_tokens(["a", blank])
 
 
 def test_units_without_durations_or_speaker() -> None:
@@ -197,6 +200,20 @@ def test_unknown_symbols_are_found_before_training_without_reading_audio(
         check_vocabulary(everything, Collator(TOY_PHONEMES[:-1], TOY_SPEAKERS))
     with pytest.raises(UserError, match=r"content.jsonl:2: speaker 'bob' is unknown .* \(it has: ann\)"):
         check_vocabulary(everything, Collator(TOY_PHONEMES, ("ann",)))
+
+
+def test_symbols_of_items_that_are_left_out_do_not_matter(tmp_path: Path) -> None:
+    def content(symbols: str) -> ConcatDataset:
+        seconds = [4.0, 3.0, 2.0, 1.0]
+        lines = [{"audio_id": str(i), "phonemes": [s], "durations_s": [seconds[i]]} for i, s in enumerate(symbols)]
+        audio = [{"audio_id": str(i), "audio": "a.wav", "duration_s": seconds[i]} for i in range(4)]
+        files = write_jsonl(tmp_path / "content.jsonl", lines), write_jsonl(tmp_path / "audio.jsonl", audio)
+        return ConcatDataset([TextToSpeechDataset(*files, max_duration_s=3, check_files=False)])
+
+    check_vocabulary(content("xaba"), Collator("ab"))
+    for symbols, line in (("axbx", 2), ("xabx", 4)):
+        with pytest.raises(UserError, match=rf"content\.jsonl:{line}: phonemes \['x'\]"):
+            check_vocabulary(content(symbols), Collator("ab"))
 
 
 def test_tasks_are_found_by_name_and_short_name_and_unknown_ones_list_the_choices() -> None:

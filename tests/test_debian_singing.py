@@ -14,8 +14,8 @@ from unisono.data.datasets import SingingAcousticModelingDataset, SingingVoiceSy
 from unisono.data.prepare.debian import singing as debian_singing
 from unisono.data.prepare.debian.singing import SAMPLE_RATE, SungJob, draw_tune, pauses_after, prepare_sung, sung_jobs
 from unisono.data.prepare.jobs import Record
-from unisono.data.singing_synthesis.plan import is_nucleus, split_syllables
 from unisono.media.audio import read_audio, write_audio
+from unisono.scores.syllables import is_nucleus, split_syllables
 from unisono.text.espeak import synthesize
 from unisono.text.phonemes import SILENCE
 

@@ -22,7 +22,7 @@ from unisono.config import compose
 from unisono.errors import UserError
 from unisono.inference.model_folder import load_model_folder, save_model_folder
 from unisono.models.unified import GenerationSettings, UnifiedAudioModel
-from unisono.objectives import Diffusion, Predict, guided
+from unisono.objectives import Branch, Diffusion, Guidance, Predict, guided
 from unisono.training.losses import AudioGenerationLoss
 from unisono.types import Batch
 
@@ -125,8 +125,8 @@ QUANTILES = torch.linspace(-2, 2, 9).reshape(1, 9, 1)
 def gaussian(objective: Diffusion, mean: float = MEAN, std: float = STD) -> Predict:
     """The best prediction for data ``N(mean, std^2)``: data, noise and ``x`` are jointly normal."""
 
-    def predict(x: Tensor, sigma: Tensor) -> Tensor:
-        data_rate, noise_rate = rates(objective, sigma)
+    def predict(x: Tensor, sigma: float) -> Tensor:
+        data_rate, noise_rate = rates(objective, torch.tensor([sigma]))
         surprise = (x - data_rate * mean) / (data_rate**2 * std**2 + noise_rate**2)
         data, noise = mean + data_rate * std**2 * surprise, noise_rate * surprise
         velocity = data_rate * noise - noise_rate * data
@@ -176,7 +176,7 @@ def test_ddim_equals_that_of_diffusers_where_its_steps_divide_evenly(prediction:
     assert objective.timesteps(num_steps) == reference.timesteps.tolist()
     x, predict = QUANTILES, gaussian(objective)
     for t in reference.timesteps.tolist():
-        x = reference.step(predict(x, torch.tensor([t / 999])), t, x).prev_sample
+        x = reference.step(predict(x, t / 999), t, x).prev_sample
     assert torch.allclose(objective.generate(predict, QUANTILES, num_steps, "ddim"), x, atol=2e-4)
 
 
@@ -203,7 +203,7 @@ def test_an_error_of_the_network_is_not_blown_up(objective: Diffusion) -> None:
     """Where predicted noise says nothing about the data, its error would come back thousands of times as large."""
     exact = gaussian(objective)
 
-    def slightly_wrong(x: Tensor, sigma: Tensor) -> Tensor:
+    def slightly_wrong(x: Tensor, sigma: float) -> Tensor:
         return exact(x, sigma) + 1e-3
 
     for solver in objective.solvers:
@@ -222,7 +222,7 @@ def test_generation_is_a_function_of_its_noise_alone(objective: Diffusion) -> No
         for row in range(3):
             assert torch.equal(objective.generate(predict, noise[row : row + 1], 6, solver)[0], together[row])
 
-        def interrupted(x: Tensor, sigma: Tensor, solver: str = solver) -> Tensor:
+        def interrupted(x: Tensor, sigma: float, solver: str = solver) -> Tensor:
             objective.generate(predict, 3 * noise, 2, solver)  # another generation must not disturb this one
             return predict(x, sigma)
 
@@ -235,13 +235,14 @@ def test_guidance_does_the_same_to_every_kind_of_prediction() -> None:
         objective = Diffusion(prediction)  # type: ignore[arg-type]
         conditional, unconditional = gaussian(objective, 1.5, 0.4), gaussian(objective, 0.0, 1.0)
 
-        def both(x: Tensor, sigma: Tensor, halves: tuple[Predict, Predict] = (conditional, unconditional)) -> Tensor:
-            parts = zip(halves, x.chunk(2), sigma.chunk(2), strict=True)
-            return torch.cat([predict(half, level) for predict, half, level in parts])
+        known = {Branch.EVERYTHING: conditional, Branch.NOTHING: unconditional}
+
+        def both(branches: tuple[Branch, ...], x: Tensor, sigma: float, known: dict = known) -> Tensor:
+            return torch.cat([known[b](part, sigma) for b, part in zip(branches, x.chunk(len(branches)), strict=True)])
 
         plain = objective.generate(conditional, QUANTILES, 24)
-        assert torch.allclose(objective.generate(guided(both, 1.0), QUANTILES, 24), plain, atol=1e-5)
-        made.append(objective.generate(guided(both, 2.0), QUANTILES, 24))
+        assert torch.equal(objective.generate(guided(both, Guidance(1.0)), QUANTILES, 24), plain)
+        made.append(objective.generate(guided(both, Guidance(2.0)), QUANTILES, 24))
         assert (made[-1] - plain).abs().max() > 0.1
     assert torch.allclose(made[0], made[1], atol=2e-3)
 
@@ -273,6 +274,7 @@ def test_impossible_settings_are_refused(settings: dict[str, Any], message: str)
         ((4, "dpmpp2m"), "'dpmpp2m'; choose one of dpmpp_2m, ddim; did you mean dpmpp_2m"),
         ((4, "euler"), "diffusion.*'euler'; choose one of dpmpp_2m, ddim$"),
         ((4, "ddim", -0.5), "sway is -0.5.*null"),
+        ((4, "ddim", None, 3.0), "shift is 3.0.*null"),
         ((0,), "num_steps is 0"),
         ((1001,), "num_steps is 1001.*1000"),
     ],
@@ -370,8 +372,8 @@ def test_one_override_chooses_the_objective() -> None:
 def test_the_same_commands_train_and_generate(tmp_path: Path) -> None:
     from unisono.data.mini.corpus import build_mini_corpus
 
-    counts = {f"num_{task}": (6, 3, 1) for task in TASKS}
-    build_mini_corpus(tmp_path / "data/mini", workers=1, progress=False, **counts)
+    counts = dict.fromkeys(TASKS, (6, 3, 1))
+    build_mini_corpus(tmp_path / "data/mini", workers=1, progress=False, counts=counts)
     where = [f"exp_dir={tmp_path / 'run'}", f"data_root={tmp_path / 'data'}"]
     root = Path(__file__).resolve().parents[1]
 

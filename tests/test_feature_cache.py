@@ -13,12 +13,19 @@ import numpy as np
 import pytest
 import torch
 
-from cached import BytesEncoder, autoencoder, corpus, data_set, encoded, filled, target
-from conftest import SAMPLE_RATE, TASKS
+from cached import BytesEncoder, attached, autoencoder, corpus, data_set, encoded, filled, target
+from conftest import SAMPLE_RATE, TASKS, tone
+from feature_sources import write_video
 from toy import toy_collator, toy_dataset, toy_model
-from unisono.data.datasets import ConcatDataset, SpeechEnhancementDataset, TextToAudioDataset
+from unisono.data.datasets import (
+    ConcatDataset,
+    SpeechEnhancementDataset,
+    TextToAudioDataset,
+    TextToSpeechDataset,
+    VideoToAudioDataset,
+)
 from unisono.data.datasets.base import Window
-from unisono.data.feature_cache import CachedLatents, CachedSequences, CachedTexts, CachedVectors, FeatureStore
+from unisono.data.feature_cache import CachedLatents, CachedSequences, CachedTexts, FeatureStore
 from unisono.data.feature_cache.attach import attach
 from unisono.data.feature_cache.build import fill_demands
 from unisono.data.feature_cache.demands import demands_of
@@ -26,7 +33,6 @@ from unisono.data.feature_cache.digests import FileDigests, content_digest
 from unisono.data.feature_cache.encoders import (
     FrameFeatureEncoder,
     frame_spec,
-    speaker_spec,
     text_spec,
 )
 from unisono.data.feature_cache.table import KeyTable, split_keys
@@ -51,7 +57,7 @@ def test_cached_latents_are_what_the_encoder_gives(tmp_path: Path, cache: Path, 
     dataset = corpus(tmp_path / "my corpus", kind=kind)
     result = filled(cache, dataset)
     assert (result.num_inputs, result.num_missing, result.faults) == (3, 0, [])
-    latents = attach([dataset], autoencoder(), cache)
+    latents = attached(dataset, cache)
     for item in range(len(dataset)):
         waveform = read_audio(target(dataset, item), SAMPLE_RATE)
         latent, num_samples = latents.read(target(dataset, item))
@@ -67,7 +73,7 @@ def test_a_model_sees_the_same_with_and_without_the_cache(toy_corpus: Path, cach
     datasets = [toy_dataset(toy_corpus, task) for task in TASKS]
     raw = toy_collator()(list(ConcatDataset(datasets)))
     fill_demands(demands_of({"autoencoder": model.autoencoder}, [datasets]), cache, 1)
-    attach(datasets, model.autoencoder, cache)
+    attach(datasets, {"autoencoder": model.autoencoder}, cache)
     cached = toy_collator()(list(ConcatDataset(datasets)))
     assert cached.waveform is None and cached.contents["audio"].inputs.keys() == {"latent", "latent_lengths"}
     sigma, generator = torch.full((len(raw),), 0.5), torch.Generator().manual_seed(0)
@@ -83,10 +89,10 @@ def test_inputs_are_cached_unless_a_data_set_degrades(toy_corpus: Path, cache: P
     paired = toy_dataset(toy_corpus, "speech_enhancement")
     assert isinstance(paired, SpeechEnhancementDataset)
     assert filled(cache, paired).num_inputs == 16
-    attach([paired], autoencoder(), cache)
+    attached(paired, cache)
     assert paired[0].content[0].latent is not None and paired[0].content[0].waveform is None
     degrading = SpeechEnhancementDataset(folder / "content.jsonl", folder / "audio.jsonl", _Quieter())
-    attach([paired, degrading], autoencoder(), cache)
+    attach([paired, degrading], {"autoencoder": autoencoder()}, cache)
     for dataset in (paired, degrading):
         assert dataset[0].latent is not None and dataset[0].waveform is None
         assert dataset[0].content[0].waveform is not None and dataset[0].content[0].latent is None
@@ -104,7 +110,7 @@ class _Quieter:
 def test_crops_are_cut_from_the_whole_latent(tmp_path: Path, cache: Path) -> None:
     dataset = corpus(tmp_path)
     filled(cache, dataset)
-    latents = attach([dataset], autoencoder(), cache)
+    latents = attached(dataset, cache)
     location, whole = target(dataset, 2), encoded(target(dataset, 2))  # 2 s, 100 frames
     latent, num_samples = latents.read(location, Window(0.5, 0.31))
     assert num_samples == 7440 and torch.equal(latent, whole[25:41])
@@ -122,7 +128,10 @@ def test_crops_are_cut_from_the_whole_latent(tmp_path: Path, cache: Path) -> Non
 def test_a_latent_is_fitted_to_the_length_of_its_counterpart(tmp_path: Path, cache: Path) -> None:
     dataset = corpus(tmp_path)
     filled(cache, dataset)
-    latents, location = attach([dataset], autoencoder(), cache), target(dataset)  # 1 s, 50 frames
+    latents, location = (
+        attached(dataset, cache),
+        target(dataset),
+    )  # 1 s, 50 frames
     latent, num_samples = latents.read(location, num_samples=24_900)
     assert num_samples == 24_900 and torch.equal(latent[:50], encoded(location)) and torch.equal(latent[51], latent[49])
     assert len(latent) == 52 and len(latents.read(location, num_samples=23_500)[0]) == 49
@@ -135,7 +144,7 @@ def test_cropping_data_sets_draw_the_same_parts_with_and_without_the_cache(tmp_p
     options = {"crop_s": 0.5, "seed": 3}
     raw, cached = (TextToAudioDataset(tmp_path / "content.jsonl", tmp_path / "audio.jsonl", **options) for _ in "ab")
     filled(cache, cached)
-    attach([cached], autoencoder(), cache)
+    attached(cached, cache)
     for epoch in range(3):
         one, other = raw.sample(2, epoch), cached.sample(2, epoch)
         assert one.waveform is not None and other.latent is not None and other.num_samples == len(one.waveform)
@@ -147,9 +156,9 @@ def test_cropping_data_sets_draw_the_same_parts_with_and_without_the_cache(tmp_p
 def test_what_is_done_to_a_sample_does_not_reach_the_cache(tmp_path: Path, cache: Path) -> None:
     dataset = corpus(tmp_path)
     filled(cache, dataset)
-    latent = attach([dataset], autoencoder(), cache).read(target(dataset))[0]
+    latent = attached(dataset, cache).read(target(dataset))[0]
     latent += 1.0
-    fresh = attach([dataset], autoencoder(), cache).read(target(dataset))[0]
+    fresh = attached(dataset, cache).read(target(dataset))[0]
     assert torch.equal(fresh, encoded(target(dataset)))
 
 
@@ -158,7 +167,7 @@ def test_recordings_that_are_encoded_together_get_their_own_latents(tmp_path: Pa
     demands = demands_of({"autoencoder": autoencoder()}, [[dataset]])
     (result,) = fill_demands(demands, cache, 2, device=torch.device("cpu"))  # in batches, as on a GPU
     assert (result.num_inputs, result.num_missing) == (20, 0)
-    latents = attach([dataset], autoencoder(), cache)
+    latents = attached(dataset, cache)
     for item in range(20):
         latent, alone = latents.read(target(dataset, item))[0], encoded(target(dataset, item))
         assert torch.equal(latent, alone)
@@ -170,7 +179,7 @@ def test_half_precision_takes_half_the_room(tmp_path: Path, cache: Path) -> None
     sizes = {dtype: filled(cache, dataset, dtype=dtype).store.size_bytes for dtype in dtypes}
     assert sizes["bfloat16"] == sizes["float16"] < 0.55 * sizes["float32"]
     for dtype, worst in (("bfloat16", 2**-8), ("float16", 2**-11)):
-        latent = attach([dataset], autoencoder(), cache, dtype).read(target(dataset))[0]
+        latent = attached(dataset, cache, dtype).read(target(dataset))[0]
         assert latent.dtype == torch.float32
         torch.testing.assert_close(latent, encoded(target(dataset)), rtol=worst, atol=0)
     with pytest.raises(UserError, match="'int8'"):
@@ -180,7 +189,7 @@ def test_half_precision_takes_half_the_room(tmp_path: Path, cache: Path) -> None
 def test_workers_read_the_same_forked_and_pickled(tmp_path: Path, cache: Path) -> None:
     dataset = corpus(tmp_path)
     filled(cache, dataset)
-    latents = attach([dataset], autoencoder(), cache)
+    latents = attached(dataset, cache)
     copied: CachedLatents = pickle.loads(pickle.dumps(latents))
     assert len(pickle.dumps(latents)) < 4000, "the copy takes no tables along"
     assert torch.equal(copied.read(target(dataset))[0], latents.read(target(dataset))[0])
@@ -197,7 +206,7 @@ def test_workers_read_the_same_forked_and_pickled(tmp_path: Path, cache: Path) -
 def test_a_changed_file_is_noticed_whatever_its_size_and_time(tmp_path: Path, cache: Path) -> None:
     dataset = corpus(tmp_path)
     filled(cache, dataset)
-    latents, location = attach([dataset], autoencoder(), cache), target(dataset)
+    latents, location = attached(dataset, cache), target(dataset)
     before = os.stat(location.path)
     waveform = read_audio(location, SAMPLE_RATE)
     write_audio(location.path, waveform[::-1].copy(), SAMPLE_RATE)
@@ -207,10 +216,10 @@ def test_a_changed_file_is_noticed_whatever_its_size_and_time(tmp_path: Path, ca
     for reader in (latents, pickle.loads(pickle.dumps(latents))):
         with pytest.raises(UserError, match=r"0\.wav .*changed.*unisono cache"):
             reader.read(location)
-    with pytest.raises(UserError, match="1 of 3 recordings have no latent"):
-        attach([dataset], autoencoder(), cache)
+    with pytest.raises(UserError, match="1 of 3 inputs have no latents"):
+        attached(dataset, cache)
     assert filled(cache, dataset).num_missing == 0
-    assert torch.equal(attach([dataset], autoencoder(), cache).read(location)[0], encoded(location))
+    assert torch.equal(attached(dataset, cache).read(location)[0], encoded(location))
 
 
 def test_a_file_that_was_only_touched_or_moved_is_not_encoded_again(tmp_path: Path, cache: Path) -> None:
@@ -223,7 +232,7 @@ def test_a_file_that_was_only_touched_or_moved_is_not_encoded_again(tmp_path: Pa
         result = filled(cache, again)
         assert (result.num_inputs, result.num_missing) == (3, 0)
         assert sorted(result.store.folder.glob("shard-*")) == shards
-        attach([again], autoencoder(), cache)
+        attached(again, cache)
 
 
 def test_equal_recordings_are_encoded_once(tmp_path: Path, cache: Path) -> None:
@@ -237,10 +246,10 @@ def test_another_encoder_finds_nothing(tmp_path: Path, cache: Path) -> None:
     dataset = corpus(tmp_path)
     filled(cache, dataset)
     for other in (autoencoder(mels=41), LogMelAutoencoder(n_mels=40, mean=0.5)):
-        with pytest.raises(UserError, match=r"3 of 3 recordings have no latent(.|\n)*unisono cache"):
-            attach([dataset], other, cache)
+        with pytest.raises(UserError, match=r"3 of 3 inputs have no latents(.|\n)*unisono cache"):
+            attach([dataset], {"autoencoder": other}, cache)
     with pytest.raises(UserError, match="16000 Hz and 480"):
-        attach([dataset], LogMelAutoencoder(sample_rate=16_000, n_mels=40), cache)
+        attach([dataset], {"autoencoder": LogMelAutoencoder(sample_rate=16_000, n_mels=40)}, cache)
 
 
 def test_members_of_archives_are_inputs(tmp_path: Path, cache: Path) -> None:
@@ -257,7 +266,7 @@ def test_members_of_archives_are_inputs(tmp_path: Path, cache: Path) -> None:
     lines = [{"audio_id": str(number), "audio": name} for number, name in enumerate(names)]
     dataset = data_set(tmp_path, [{"audio_id": str(number), "caption": "a"} for number in range(3)], lines)
     assert filled(cache, dataset).num_inputs == 3, "the same samples at another rate are another recording"
-    latents = attach([dataset], autoencoder(), cache)
+    latents = attached(dataset, cache)
     for item in range(3):
         assert torch.equal(latents.read(target(dataset, item))[0], encoded(target(dataset, item)))
     assert content_digest(target(dataset, 0)) == content_digest(target(plain))
@@ -329,26 +338,27 @@ def test_every_text_that_may_be_drawn_is_embedded_once(tmp_path: Path, cache: Pa
         reader.read("tone 2")
 
 
-def test_voices_are_vectors(toy_corpus: Path, cache: Path) -> None:
-    class Voice(torch.nn.Module):
-        speaker_encoder = _Loudness()
-
-    dataset = toy_dataset(toy_corpus, "text_to_speech")
-    parts = {"content_encoders": {"phoneme": Voice()}}
-    (result,) = fill_demands(demands_of(parts, [[dataset, toy_dataset(toy_corpus, "text_to_audio")]]), cache, 1)
-    assert result.num_inputs == len(dataset)
-    vector = CachedVectors(cache, speaker_spec(_Loudness())).read(target(dataset))
-    waveform = read_audio(target(dataset), 16_000)
-    assert vector.shape == (2,) and vector[1] == len(waveform) and vector[0] == pytest.approx(np.abs(waveform).mean())
-
-
-class _Loudness:
-    """A frozen speaker encoder, of its own sample rate."""
-
-    fingerprint, dim, sample_rate = "loudness-1", 2, 16_000
-
-    def __call__(self, waveform: np.ndarray) -> np.ndarray:
-        return np.array([np.abs(waveform).mean(), len(waveform)], np.float32)
+def test_voices_are_those_of_the_recordings_that_lines_name(toy_corpus: Path, tmp_path: Path, cache: Path) -> None:
+    lines = [json.loads(line) for line in (toy_corpus / "text_to_speech/content.jsonl").read_text().splitlines()]
+    for number, line in enumerate(lines):
+        del line["speaker"]
+        line["speaker_audio"] = f"{number % 2}.wav"
+    rng = np.random.default_rng(0)
+    for number in range(2):
+        write_audio(tmp_path / f"{number}.wav", tone(200.0 * (number + 1), 0.5, rng), SAMPLE_RATE)
+    content = write_jsonl(tmp_path / "content.jsonl", lines)
+    dataset = TextToSpeechDataset(
+        content, toy_corpus / "text_to_speech/audio.jsonl", speaker_encoder="statistics", check_files=True
+    )
+    plain = [dataset[item].content[0].speaker for item in range(len(dataset))]
+    (result,) = fill_demands(demands_of({}, [[dataset, toy_dataset(toy_corpus, "text_to_audio")]]), cache, 1)
+    assert (result.store.spec.kind, result.num_inputs, result.num_missing) == ("speakers", 2, 0)
+    fill_demands(demands_of({"autoencoder": autoencoder()}, [[dataset]]), cache, 1)
+    attached(dataset, cache)
+    dataset.speaker_encoder = None  # nothing is computed any more
+    for item, vector in enumerate(plain):
+        assert isinstance(vector, torch.Tensor) and torch.equal(dataset[item].content[0].speaker, vector)
+    assert not torch.equal(plain[0], plain[1])
 
 
 def test_features_of_pictures_are_cut_with_the_sound(tmp_path: Path, cache: Path) -> None:
@@ -377,3 +387,22 @@ def test_features_of_pictures_are_cut_with_the_sound(tmp_path: Path, cache: Path
     other = CachedSequences(cache, frame_spec(Luminance(), 12.5), 12.5)
     with pytest.raises(UserError, match="no feature"):
         other.read(location)
+
+
+def test_features_of_videos_are_read_as_they_would_be_computed(tmp_path: Path, cache: Path) -> None:
+    pytest.importorskip("av")
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 255, (50, 64, 64, 3)).astype(np.uint8)
+    write_video(tmp_path / "a clip.mp4", frames)
+    write_audio(tmp_path / "a clip.wav", tone(300.0, 2.0, rng), SAMPLE_RATE)
+    content = write_jsonl(tmp_path / "content.jsonl", [{"audio_id": "a", "video": "a clip.mp4"}])
+    audio = write_jsonl(tmp_path / "audio.jsonl", [{"audio_id": "a", "audio": "a clip.wav"}])
+    for crop_s in (None, 0.73):
+        dataset = VideoToAudioDataset(content, audio, frame_encoder="luminance", frame_rate_hz=12.5, crop_s=crop_s)
+        plain = [dataset.sample(0, epoch).content[0].features for epoch in range(5)]
+        assert plain[0].shape == ((25 if crop_s is None else len(plain[0])), 128)
+        fill_demands(demands_of({"autoencoder": autoencoder()}, [[dataset]]), cache, 1)
+        attached(dataset, cache)
+        dataset.frame_encoder = None
+        assert all(torch.equal(dataset.sample(0, epoch).content[0].features, plain[epoch]) for epoch in range(5))
+    assert len({tuple(features.flatten()[:9].tolist()) for features in plain}) > 1  # the crops differ

@@ -16,7 +16,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from cached import autoencoder, corpus, encoded, filled, target
+from cached import attached, autoencoder, corpus, encoded, filled, target
 from conftest import SAMPLE_RATE
 from toy import toy_dataset
 from unisono.data.datasets import TextToAudioDataset
@@ -84,8 +84,8 @@ def test_a_file_that_changes_between_look_and_encoding_is_no_feature(
 
 def test_of_many_recordings_some_are_looked_up(tmp_path: Path, cache: Path) -> None:
     dataset = corpus(tmp_path, [0.3] * 10)
-    with pytest.raises(UserError, match=r"4 of 4 recordings looked at, of 10, have no latent"):
-        attach([dataset], autoencoder(), cache, max_checked=4)
+    with pytest.raises(UserError, match=r"4 of 4 inputs looked at have no latents"):
+        attach([dataset], {"autoencoder": autoencoder()}, cache, max_checked=4)
 
 
 @pytest.mark.parametrize("cut", [5, 400, -1])
@@ -95,10 +95,10 @@ def test_a_truncated_shard_is_named_and_made_again(tmp_path: Path, cache: Path, 
     whole = shard.read_bytes()
     shard.write_bytes(whole[:cut])
     with pytest.raises(DamagedShard, match=f"{shard.name}: damaged.*unisono cache"):
-        attach([dataset], autoencoder(), cache)
+        attached(dataset, cache)
     assert filled(cache, dataset).num_missing == 0
     assert shard.read_bytes() == whole
-    attach([dataset], autoencoder(), cache)
+    attached(dataset, cache)
 
 
 @pytest.mark.parametrize("what", [b"{}", b'{"__metadata__": {}}', b"[]", b"\xff"])
@@ -107,7 +107,7 @@ def test_a_file_that_is_no_shard_is_named(tmp_path: Path, cache: Path, what: byt
     folder = filled(cache, dataset).store.folder
     (folder / "shard-0.safetensors").write_bytes(len(what).to_bytes(8, "little") + what)
     with pytest.raises(DamagedShard, match=r"shard-0.safetensors: damaged \(its header cannot be read"):
-        attach([dataset], autoencoder(), cache)
+        attached(dataset, cache)
 
 
 def test_a_folder_that_cannot_be_written_to_is_named(tmp_path: Path, cache: Path) -> None:
@@ -129,7 +129,10 @@ def test_a_cache_is_read_where_it_cannot_be_written_to(
 
     monkeypatch.setattr(os, "replace", refuse)
     monkeypatch.setattr(Path, "mkdir", refuse)
-    assert torch.equal(attach([dataset], autoencoder(), cache).read(target(dataset))[0], encoded(target(dataset)))
+    assert torch.equal(
+        attached(dataset, cache).read(target(dataset))[0],
+        encoded(target(dataset)),
+    )
     assert not (cache / "files").exists()
 
 
@@ -137,11 +140,11 @@ def test_a_full_disk_is_told_and_what_was_written_stays(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset = corpus(tmp_path)
-    monkeypatch.setattr("unisono.data.feature_cache.shards.sync_path", _full)
+    monkeypatch.setattr("unisono.files.sync_path", _full)
     with pytest.raises(UserError, match="No space left"):
         filled(cache, dataset)
     monkeypatch.undo()
-    assert not list(cache.glob("latents/*/*.safetensors")) and not list(cache.glob("latents/*/.tmp-*"))
+    assert not list(cache.glob("latents/*/*.safetensors")) and not list(cache.glob("latents/*/.shard*"))
     assert filled(cache, dataset).num_missing == 0
 
 
@@ -155,7 +158,7 @@ def test_nothing_to_cache(tmp_path: Path, cache: Path) -> None:
     assert fill_demands(demands_of({"autoencoder": autoencoder()}, [[without_targets], []]), cache, 1) == []
     store = FeatureStore(cache, latent_spec(autoencoder()))
     assert len(store) == 0 and store.size_bytes == 0 and not cache.exists()
-    attach([without_targets], autoencoder(), cache)
+    assert attach([without_targets], {"autoencoder": autoencoder()}, cache) == {}
     assert without_targets[0].latent is None
 
 
@@ -172,7 +175,7 @@ def test_many_shards_are_opened_through_their_index(
     expected = [encoded(target(dataset, item)) for item in range(12)]
 
     def read_all() -> bool:
-        latents = attach([dataset], autoencoder(), cache)
+        latents = attached(dataset, cache)
         return all(torch.equal(latents.read(target(dataset, item))[0], expected[item]) for item in range(12))
 
     with monkeypatch.context() as patched:
@@ -182,8 +185,8 @@ def test_many_shards_are_opened_through_their_index(
     table.write_bytes(table.read_bytes()[:200])
     assert read_all(), "a damaged index is not needed"
     next(store.folder.glob("shard-*")).unlink()
-    with pytest.raises(UserError, match="1 of 12 recordings"):
-        attach([dataset], autoencoder(), cache)
+    with pytest.raises(UserError, match="1 of 12 inputs"):
+        attached(dataset, cache)
     assert filled(cache, dataset).num_missing == 0 and read_all()
 
 

@@ -97,6 +97,20 @@ def test_a_resampled_contour_keeps_pitch_and_voicing(rate_hz: float, target_hz: 
         assert found == pytest.approx(contour)
 
 
+@pytest.mark.parametrize("rate_hz", [50, 86.13, 100, 200])
+def test_a_part_of_a_contour_begins_at_its_time_not_at_the_nearest_frame(rate_hz: float) -> None:
+    slope = 100 + 300 * (np.arange(round(3 * rate_hz)) + 0.5) / rate_hz  # Hz, a line over time
+    for start_s in (0.0, 0.013, 0.7531, 1.2345):
+        part = f0.resample_f0(slope, rate_hz, 50, 60, start_s)
+        times_s = start_s + (np.arange(60) + 0.5) / 50
+        inside = times_s > 0.5 / rate_hz
+        # Interpolated in log frequency, so within a few thousandths of the line.
+        assert np.abs(cents(part[inside], 100 + 300 * times_s[inside])).max() < 2
+    for start_s in (-0.1, 1.9):
+        with pytest.raises(UserError, match=r"60 frames at 50 Hz, 1\.200 s, are wanted from"):
+            f0.resample_f0(slope, rate_hz, 50, 60, start_s)
+
+
 def test_a_contour_is_never_stretched_unsaid() -> None:
     contour = np.full(100, 220.0)
     for frames in (49, 50, 51):

@@ -13,14 +13,46 @@ import numpy as np
 import pytest
 
 import unisono.data.index as index_module
+import unisono.data.kept_index as kept_index
 from unisono.data.index import ManifestFile, build_index
-from unisono.data.manifest import Fields, write_jsonl
+from unisono.data.kept_index import NamedFiles
+from unisono.data.manifest import Fields, parse_line, write_jsonl
 from unisono.errors import UserError
+from unisono.media.locations import Location
+from unisono.types import PhonemeContent
 
 
-def check(line: Fields, target: Fields | None) -> float:
-    line.text("caption")
-    return 0.0 if target is None else target.seconds("duration_s")
+class Captioned:
+    """Lines with a caption and stated lengths; files are looked for if asked to."""
+
+    def __init__(self, check_files: bool = False) -> None:
+        self.check_files = check_files
+        self.checked: list[str] = []
+
+    def check_item(self, line: Fields, target: Fields | None) -> float:
+        line.text("caption")
+        self.checked.append(line.record["audio_id"])
+        for _, location in self.other_files(line) if self.check_files else ():
+            if not location.exists():
+                raise line.fail(f"{location} is not there")
+        if target is None:
+            return 0.0
+        return len(target.file("audio").read_bytes()) if self.check_files else target.seconds("duration_s")
+
+    def input_files(self, line: Fields) -> tuple[tuple[str, Location], ...]:
+        return ()
+
+    def other_files(self, line: Fields) -> tuple[tuple[str, Location], ...]:
+        return (("score", line.location("score")),) if "score" in line.record else ()
+
+    def symbolic_content(self, line: Fields) -> tuple[PhonemeContent, ...]:
+        symbols = tuple(line.record.get("phonemes", ()))
+        return (PhonemeContent(symbols, speaker=line.record.get("speaker")),) if symbols else ()
+
+
+class Unread(Captioned):
+    def check_item(self, line: Fields, target: Fields | None) -> float:
+        raise AssertionError("the manifests were read again")
 
 
 @pytest.fixture
@@ -35,8 +67,9 @@ def manifests(tmp_path: Path) -> tuple[Path, Path]:
     return write_jsonl(folder / "content.jsonl", content), write_jsonl(folder / "audio.jsonl", audio)
 
 
-def built(manifests, check=check, **options):
-    return build_index(*manifests, check, **{"split": None, "kind": "test", "max_samples": None, **options})
+def built(manifests, items=None, **options):
+    items = Captioned() if items is None else items
+    return build_index(*manifests, items, **{"split": None, "kind": "test", "max_samples": None, **options})
 
 
 @pytest.fixture
@@ -44,11 +77,8 @@ def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Even small indices are kept, in a folder of the test's own."""
     monkeypatch.setenv("UNISONO_CACHE", str(tmp_path / "cache of mine"))
     monkeypatch.setattr(index_module, "CACHED_FROM_ITEMS", 1)
+    monkeypatch.setattr(kept_index, "code_digest", lambda kind: "the same")
     return tmp_path / "cache of mine"
-
-
-def no_check(line: Fields, target: Fields | None) -> float:
-    raise AssertionError("the manifests were read again")
 
 
 def test_rows_lead_back_to_the_lines_of_both_manifests_in_any_order(manifests) -> None:
@@ -87,13 +117,13 @@ def test_a_split_takes_its_lines_wherever_the_field_stands(manifests, tmp_path: 
 
 def test_a_large_index_is_kept_and_mapped_at_the_next_start(manifests, kept: Path) -> None:
     first = built(manifests)
-    again = built(manifests, no_check)
+    again = built(manifests, Unread())
     assert isinstance(again.duration_s, np.memmap)
-    for name in index_module._TYPES:
+    for name in index_module.COLUMNS:
         assert np.array_equal(getattr(first, name), getattr(again, name))
-    assert len(built(manifests, no_check, max_samples=3)) == 3
+    assert len(built(manifests, Unread(), max_samples=3)) == 3
     with pytest.raises(AssertionError, match="read again"):  # other checks, other index
-        built(manifests, no_check, kind="other")
+        built(manifests, Unread(), kind="other")
 
 
 def test_a_changed_manifest_is_read_again_even_if_its_time_is_set_back(manifests, kept: Path) -> None:
@@ -120,7 +150,7 @@ def test_a_damaged_kept_index_costs_time_only(manifests, kept: Path, damage: str
     else:
         np.save(column, np.zeros(3, dtype=np.float32))
     assert len(built(manifests)) == 20
-    assert len(built(manifests, no_check)) == 20
+    assert len(built(manifests, Unread())) == 20
 
 
 def test_a_cache_folder_that_cannot_be_made_costs_time_only(manifests, kept: Path, caplog) -> None:
@@ -138,7 +168,7 @@ def test_lines_are_read_in_other_processes(manifests) -> None:
 
 def test_a_kept_index_travels_as_the_place_of_its_files(manifests, kept: Path) -> None:
     built(manifests)
-    mapped = built(manifests, no_check)
+    mapped = built(manifests, Unread())
     packed = pickle.dumps(mapped)
     assert str(kept).encode() in packed
     copy = pickle.loads(packed)
@@ -175,9 +205,169 @@ def test_an_id_that_comes_twice_is_named_in_either_manifest(manifests) -> None:
 def test_processes_that_start_together_keep_one_whole_index(manifests, kept: Path) -> None:
     script = (
         "import sys; sys.path.insert(0, sys.argv[3]); import unisono.data.index as m; m.CACHED_FROM_ITEMS = 1\n"
-        "from test_index import built, check; print(len(built((m.Path(sys.argv[1]), m.Path(sys.argv[2])))))"
+        "import unisono.data.kept_index as k; k.code_digest = lambda kind: 'the same'\n"
+        "from test_index import built; print(len(built((m.Path(sys.argv[1]), m.Path(sys.argv[2])))))"
     )
     arguments = [sys.executable, "-c", script, *map(str, manifests), str(Path(__file__).parent)]
     processes = [subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     assert [process.communicate()[0].strip() for process in processes] == ["20"] * 3
-    assert len(built(manifests, no_check)) == 20
+    assert len(built(manifests, Unread())) == 20
+
+
+# -- order of the targets ---------------------------------------------------------------------------------------------
+
+
+def reordered(manifests, order: str) -> None:
+    lines = sorted(
+        manifests[1].read_text(encoding="utf-8").splitlines(), key=lambda t: int(json.loads(t)["audio_id"][5:7])
+    )
+    if order == "reversed":
+        lines.reverse()
+    elif order == "near":
+        lines = [lines[i ^ 1] for i in range(20)]
+    elif order == "far":
+        lines = lines[10:] + lines[:10]
+    manifests[1].write_text("\n".join(lines), encoding="utf-8")
+
+
+@pytest.mark.parametrize("ahead", [1, 3, 1000])
+@pytest.mark.parametrize("order", ["same", "near", "far", "reversed"])
+def test_lines_are_parsed_once_where_both_orders_are_alike(manifests, monkeypatch, order: str, ahead: int) -> None:
+    wanted = built(manifests)
+    reordered(manifests, order)
+    monkeypatch.setattr(index_module, "_AHEAD_LINES", ahead)
+    parsed: list[str] = []
+
+    def counted(where: str, raw: bytes) -> dict:
+        parsed.append(where)
+        return parse_line(where, raw)
+
+    monkeypatch.setattr(index_module, "parse_line", counted)
+    index = built(manifests)
+    assert index.duration_s.tolist() == wanted.duration_s.tolist()
+    assert index.id_hash.tolist() == wanted.id_hash.tolist()
+    if order == "same" or ahead == 1000:
+        assert len(parsed) == len(set(parsed)) == 40
+
+
+@pytest.mark.parametrize("order", ["same", "far", "reversed"])
+def test_lines_without_the_other_are_named_in_any_order(manifests, order: str) -> None:
+    reordered(manifests, order)
+    texts = [path.read_text(encoding="utf-8") for path in manifests]
+    without = "\n".join(line for line in texts[1].splitlines() if "clip 7 é" not in line)
+    manifests[1].write_text(without, encoding="utf-8")
+    with pytest.raises(UserError, match=r"content\.jsonl:8: audio_id 'clip 7 é' has no line in .*audio\.jsonl"):
+        built(manifests)
+    manifests[1].write_text(texts[1], encoding="utf-8")
+    manifests[0].write_text("\n".join(texts[0].splitlines()[:-1]), encoding="utf-8")
+    with pytest.raises(UserError, match=r"audio\.jsonl:\d+: audio_id 'clip 19 é' has no line in .*content\.jsonl"):
+        built(manifests)
+    assert len(built(manifests, max_samples=19)) == 19  # what comes after them is not looked at
+
+
+def test_an_empty_list_of_targets_is_an_error(manifests) -> None:
+    manifests[1].write_text("\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"audio\.jsonl: the manifest has no items"):
+        built(manifests)
+
+
+# -- files of a kept index --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def with_files(manifests, kept):
+    """Manifests whose files exist: recordings of 1 to 20 bytes, and one score for every four items."""
+    folder = manifests[0].parent
+    lines = [json.loads(line) for line in manifests[0].read_text(encoding="utf-8").splitlines()]
+    for number, line in enumerate(lines):
+        (folder / f"{line['audio_id']}.wav").write_bytes(b"x" * (number + 1))
+        line["score"] = f"score {number // 4}.mid"
+        (folder / line["score"]).write_text("a score")
+    write_jsonl(manifests[0], lines)
+    assert built(manifests, Captioned(check_files=True)).duration_s.tolist() == list(range(1, 21))
+    return manifests
+
+
+def test_nothing_is_checked_again_while_no_file_changes(with_files) -> None:
+    assert built(with_files, Unread(check_files=True)).duration_s.tolist() == list(range(1, 21))
+
+
+def test_items_whose_files_changed_are_checked_again_and_no_others(with_files) -> None:
+    folder = with_files[0].parent
+    (folder / "clip 3 é.wav").write_bytes(b"y" * 50)
+    (folder / "score 2.mid").write_text("another")
+    items = Captioned(check_files=True)
+    assert built(with_files, items).duration_s[3] == 50
+    assert items.checked == [f"clip {number} é" for number in (3, 8, 9, 10, 11)]
+    assert built(with_files, Unread(check_files=True)).duration_s[3] == 50  # and that is kept
+
+
+@pytest.mark.parametrize("gone", ["clip 5 é.wav", "score 1.mid"])
+def test_a_file_that_vanished_is_named_though_the_index_was_kept(with_files, gone: str) -> None:
+    status = os.stat(with_files[0].parent / gone)
+    (with_files[0].parent / gone).unlink()
+    for _ in range(2):
+        with pytest.raises(
+            UserError, match=rf"content\.jsonl:\d: .*{gone} is not there|jsonl:\d+: .*{gone}, which is no"
+        ):
+            built(with_files, Captioned(check_files=True))
+    assert len(built(with_files, Captioned(check_files=True), max_samples=3)) == 3  # its item is not among them
+    (with_files[0].parent / gone).write_bytes(b"x" * status.st_size)
+    assert len(built(with_files, Captioned(check_files=True))) == 20
+
+
+def test_a_damaged_list_of_files_costs_time_only(with_files, kept: Path) -> None:
+    (place,) = [path for path in (kept / "index").iterdir() if path.is_dir()]
+    (place / "paths").write_bytes((place / "paths").read_bytes()[:-5])
+    assert len(built(with_files, Captioned(check_files=True))) == 20
+    assert len(built(with_files, Unread(check_files=True))) == 20
+
+
+def test_archives_are_looked_at_once_for_all_their_members(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(kept_index, "_KNOWN_FILES", 3)
+    names = [tmp_path / f"{n % 3}.tar" for n in range(30)] + [tmp_path / f"own {n}" for n in range(5)]
+    for name in names:
+        name.write_bytes(b"")
+    files = NamedFiles()
+    for row, name in enumerate(names):
+        files.add(row, name)
+    assert len(files.stamps) == 8 and not len(files.changed_rows(100)[0])
+    names[1].write_bytes(b"new")
+    assert files.changed_rows(100)[0].tolist() == list(range(1, 30, 3))
+    assert files.changed_rows(5)[0].tolist() == [1, 4]
+
+
+def test_lists_of_files_of_any_length_are_told_apart() -> None:
+    paths = [b"a" * length for length in np.random.default_rng(0).integers(1, 400_000, size=40)]
+    assert list(kept_index._split(b"".join(path + b"\0" for path in paths))) == paths
+    assert list(kept_index._split(b"")) == []
+
+
+def test_another_way_of_checking_is_another_index(tmp_path: Path, monkeypatch) -> None:
+    """The code of a data set's class is part of the key, wherever it lies."""
+    module = tmp_path / "own_data_set.py"
+    module.write_text("class Own: pass")
+    monkeypatch.syspath_prepend(tmp_path)
+    import own_data_set
+
+    before = kept_index.code_digest(own_data_set.Own)
+    assert before == kept_index.code_digest(own_data_set.Own) != kept_index.code_digest(Captioned)
+    module.write_text("class Own: x = 1")
+    assert kept_index.code_digest(own_data_set.Own) != before
+
+
+# -- vocabulary -------------------------------------------------------------------------------------------------------
+
+
+def test_symbols_are_kept_with_the_first_line_of_each(manifests, kept: Path) -> None:
+    lines = [json.loads(line) for line in manifests[0].read_text(encoding="utf-8").splitlines()]
+    for number, line in enumerate(lines):
+        line |= {"phonemes": ["a", "b" if number < 4 else "ç"], "speaker": f"voice {number // 10}"}
+    write_jsonl(manifests[0], lines)
+    built(manifests)
+    for index in (built(manifests, Unread()), pickle.loads(pickle.dumps(built(manifests, Unread())))):
+        assert index.vocabulary.phonemes == {"a": 1, "b": 1, "ç": 5}
+        assert index.vocabulary.speakers == {"voice 0": 1, "voice 1": 11}
+        assert index.vocabulary.first_unknown("abç", ["voice 0", "voice 1"]) is None
+        assert index.vocabulary.first_unknown("ab", ["voice 0"]) == 5
+        assert index.vocabulary.first_unknown("abç", ["voice 0"]) == 11

@@ -1,4 +1,4 @@
-"""The mini corpus: sentences, items, and building that survives kills and company."""
+"""The mini corpus: items, and building that survives kills and company."""
 
 import hashlib
 import json
@@ -18,24 +18,27 @@ from unisono.data.degrade import active_power
 from unisono.data.manifest import load_manifest
 from unisono.data.mini import corpus
 from unisono.data.mini.corpus import SPEAKERS, build_mini_corpus
+from unisono.data.mini.events import KINDS
 from unisono.data.mini.plan import DEFAULT_COUNTS, checked_counts
-from unisono.data.mini.sentences import MAX_WORDS, MIN_WORDS, draw_sentences, make_sentence, split_of
+from unisono.data.mini.sentences import split_of
+from unisono.data.mini.synthesis import Take
+from unisono.data.validate import Limits, validate, write_report
 from unisono.errors import UserError
 from unisono.media.audio import read_audio
 from unisono.text.phonemes import check_phonemes
 
 SPLITS = ("train", "val", "test")
 SMALL = {
-    "num_text_to_audio": (4, 2, 2),
-    "num_text_to_speech": (7, 2, 2),
-    "num_speech_enhancement": (9, 2, 3),
-    "num_text_to_music": (2, 1, 1),
-    "num_singing_voice_synthesis": (3, 1, 1),
-    "num_singing_acoustic_modeling": (4, 1, 1),
-    "num_audio_super_resolution": (6, 1, 1),
-    "num_video_to_audio": (2, 1, 1),
+    "text_to_audio": (4, 2, 2),
+    "text_to_speech": (7, 2, 2),
+    "speech_enhancement": (9, 2, 3),
+    "text_to_music": (2, 1, 1),
+    "singing_voice_synthesis": (3, 1, 1),
+    "singing_acoustic_modeling": (4, 1, 1),
+    "audio_super_resolution": (6, 1, 1),
+    "video_to_audio": (2, 1, 1),
 }
-TINY = {"num_text_to_audio": (0, 0, 0), "num_text_to_speech": (1, 1, 1), "num_speech_enhancement": (1, 0, 0)}
+TINY = {"text_to_audio": (0, 0, 0), "text_to_speech": (1, 1, 1), "speech_enhancement": (1, 0, 0)}
 NOTHING = dict.fromkeys(TINY, (0, 0, 0))
 
 
@@ -56,42 +59,7 @@ def place(fields, name: str) -> Path:
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory) -> Path:
-    return build_mini_corpus(tmp_path_factory.mktemp("mini") / "corpus", **SMALL, workers=1, progress=False)
-
-
-# ---------------------------------------------------------------------------------------------- sentences
-
-
-def test_sentences_belong_to_their_split_and_have_the_right_length():
-    drawn = {split: draw_sentences(np.random.default_rng(7), split, 500) for split in SPLITS}
-    for split, sentences in drawn.items():
-        assert len(set(sentences)) == 500
-        assert {split_of(sentence) for sentence in sentences} == {split}
-        assert all(MIN_WORDS <= len(sentence.split()) <= MAX_WORDS for sentence in sentences)
-        assert all(sentence[0].isupper() and sentence[-1] in ".?!" for sentence in sentences)
-        assert not any("{" in sentence or "_" in sentence for sentence in sentences)
-    # Whatever the seed: a sentence of the test split is never one of training.
-    others = set(draw_sentences(np.random.default_rng(8), "train", 3000))
-    assert not others & (set(drawn["test"]) | set(drawn["val"]))
-    words = {word.strip(".,?!").lower() for sentence in others for word in sentence.split()}
-    assert len(words) > 400
-
-
-def test_longer_list_begins_with_the_shorter():
-    few, many = (draw_sentences(np.random.default_rng(3), "val", count) for count in (5, 50))
-    assert many[:5] == few
-
-
-def test_articles_agree():
-    sentences = " ".join(draw_sentences(np.random.default_rng(0), "train", 2000))
-    assert " a a" not in sentences.lower()
-    assert " a o" not in sentences.lower()
-    assert "an apple" in sentences
-
-
-def test_unknown_split_is_refused():
-    with pytest.raises(UserError, match="choose one of train, val, test"):
-        make_sentence(np.random.default_rng(0), "dev")
+    return build_mini_corpus(tmp_path_factory.mktemp("mini") / "corpus", counts=SMALL, workers=1, progress=False)
 
 
 # ---------------------------------------------------------------------------------------------- contents
@@ -182,6 +150,24 @@ def test_noise_is_as_loud_as_recorded(small):
     assert 0 < dry < 14
 
 
+def test_the_doctor_finds_nothing_wrong_with_any_task(small, tmp_path):
+    """No DC offset, no clipping, nothing else."""
+    write_report(validate([small], store=None, workers=1, progress=False), tmp_path / "report.json")
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert {one["task"] for one in report["corpora"]} == set(corpus.TASKS)
+    # There are more items of enhancement here than recordings that they share.
+    assert set(report["kinds"]) <= {"duplicate_audio"} and report["errors"] == 0
+
+
+@pytest.mark.parametrize("pitch", [0.5, 1.0, 1.95])
+def test_no_kind_of_event_lies_off_zero(pitch):
+    """Engines, creaks and frogs are made of pulses, which all push the same way."""
+    for kind in KINDS.values():
+        longest_s = kind.duration_s[1] if kind.duration_s else 3.0
+        sound = kind.render(np.random.default_rng(0), Take(longest_s, pitch))
+        assert abs(sound.mean()) < Limits.max_dc / 2, kind.name
+
+
 def test_summary_says_what_was_built(small):
     summary = json.loads((small / "corpus.json").read_text())
     assert summary["seed"] == 0
@@ -195,14 +181,14 @@ def test_summary_says_what_was_built(small):
 
 
 def test_two_workers_build_the_same_bytes(small, tmp_path):
-    again = build_mini_corpus(tmp_path / "corpus", **SMALL, workers=2, progress=False)
+    again = build_mini_corpus(tmp_path / "corpus", counts=SMALL, workers=2, progress=False)
     assert digests(again) == digests(small)
     assert os.listdir(tmp_path) == ["corpus"]
 
 
 def test_fewer_items_are_the_first_of_more(small, tmp_path):
-    fewer = {"num_text_to_audio": (0, 0, 0), "num_text_to_speech": (2, 1, 0), "num_speech_enhancement": (2, 1, 0)}
-    root = build_mini_corpus(tmp_path / "corpus", **fewer, workers=1, progress=False)
+    fewer = {"text_to_audio": (0, 0, 0), "text_to_speech": (2, 1, 0), "speech_enhancement": (2, 1, 0)}
+    root = build_mini_corpus(tmp_path / "corpus", counts=fewer, workers=1, progress=False)
     of_small = digests(small)
     flacs = {name: value for name, value in digests(root).items() if name.endswith(".flac")}
     assert len(flacs) == 6
@@ -212,30 +198,30 @@ def test_fewer_items_are_the_first_of_more(small, tmp_path):
 
 def test_another_seed_is_another_corpus(tmp_path):
     others = ("text_to_music", "singing_voice_synthesis", "audio_super_resolution", "video_to_audio")
-    counts = TINY | {f"num_{task}": (1, 0, 0) for task in others}
+    counts = TINY | dict.fromkeys(others, (1, 0, 0))
     first, second = (
-        build_mini_corpus(tmp_path / str(seed), seed=seed, **counts, workers=1, progress=False) for seed in (0, 1)
+        build_mini_corpus(tmp_path / str(seed), seed=seed, counts=counts, workers=1, progress=False) for seed in (0, 1)
     )
     assert not set(digests(first).values()) & set(digests(second).values())
 
 
 def test_second_call_returns_at_once_and_others_are_refused(tmp_path, monkeypatch):
     out = tmp_path / "corpus"
-    built = build_mini_corpus(out, **TINY, workers=1, progress=False)
+    built = build_mini_corpus(out, counts=TINY, workers=1, progress=False)
     before = digests(built)
     monkeypatch.setattr(corpus, "_make_items", lambda *_: pytest.fail("built again"))
-    assert build_mini_corpus(out, **TINY, workers=4, overwrite=True) == built
+    assert build_mini_corpus(out, counts=TINY, workers=4, overwrite=True) == built
     with pytest.raises(UserError, match=r"seed 0 \(asked for: 1\).*overwrite=True"):
-        build_mini_corpus(out, seed=1, **TINY)
+        build_mini_corpus(out, seed=1, counts=TINY)
     assert digests(built) == before
     monkeypatch.undo()
-    build_mini_corpus(out, seed=1, **TINY, workers=1, overwrite=True, progress=False)
+    build_mini_corpus(out, seed=1, counts=TINY, workers=1, overwrite=True, progress=False)
     assert json.loads((out / "corpus.json").read_text())["seed"] == 1
     assert os.listdir(tmp_path) == ["corpus"]
 
 
 def test_failed_build_keeps_the_old_corpus(tmp_path, monkeypatch):
-    out = build_mini_corpus(tmp_path / "corpus", **TINY, workers=1, progress=False)
+    out = build_mini_corpus(tmp_path / "corpus", counts=TINY, workers=1, progress=False)
     before = digests(out)
 
     def fail(*_):
@@ -243,17 +229,17 @@ def test_failed_build_keeps_the_old_corpus(tmp_path, monkeypatch):
 
     monkeypatch.setattr(corpus, "make_item", fail)
     with pytest.raises(OSError, match="disk full"):
-        build_mini_corpus(out, seed=1, **TINY, workers=1, overwrite=True, progress=False)
+        build_mini_corpus(out, seed=1, counts=TINY, workers=1, overwrite=True, progress=False)
     assert digests(out) == before
     assert os.listdir(tmp_path) == ["corpus"]
 
 
 def test_stale_folders_of_a_killed_build_are_removed(tmp_path):
-    for name in (".corpus.partial", ".corpus.old"):
+    for name in (".tmp_corpus", ".old_corpus"):
         (tmp_path / name / "text_to_speech").mkdir(parents=True)
         (tmp_path / name / "text_to_speech" / "junk.flac").write_text("half")
     (tmp_path / ".corpus.lock").touch()
-    out = build_mini_corpus(tmp_path / "corpus", **TINY, workers=1, progress=False)
+    out = build_mini_corpus(tmp_path / "corpus", counts=TINY, workers=1, progress=False)
     assert os.listdir(tmp_path) == ["corpus"]
     assert not list(out.rglob("junk*"))
 
@@ -264,7 +250,7 @@ def test_concurrent_builds_of_one_folder_share_the_work(tmp_path, monkeypatch):
     results = []
     threads = [
         threading.Thread(
-            target=lambda: results.append(build_mini_corpus(tmp_path / "c", **TINY, workers=1, progress=False))
+            target=lambda: results.append(build_mini_corpus(tmp_path / "c", counts=TINY, workers=1, progress=False))
         )
         for _ in range(3)
     ]
@@ -277,32 +263,53 @@ def test_concurrent_builds_of_one_folder_share_the_work(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["c"]
 
 
-def test_without_counts_all_tasks_are_built_and_else_those_that_are_named():
-    everything = checked_counts(dict.fromkeys(corpus.TASKS))
+def test_without_counts_all_tasks_are_built_and_else_those_that_are_named(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(corpus, "_build", lambda out, settings, *_: asked.append(settings["counts"]))
+    build_mini_corpus(tmp_path / "all")
+    build_mini_corpus(tmp_path / "music", counts={"text_to_music": (1, 0, 0)})
+    everything, named = asked
     assert {task: tuple(splits.values()) for task, splits in everything.items()} == DEFAULT_COUNTS
     assert all(min(splits.values()) > 0 for splits in everything.values())
-    named = checked_counts({**dict.fromkeys(corpus.TASKS), "text_to_music": (1, 0, 0)})
     assert {task for task, splits in named.items() if any(splits.values())} == {"text_to_music"}
+
+
+@pytest.mark.parametrize(
+    ("counts", "message"),
+    [
+        ({"text_to_audio": (1, 2)}, r"counts of text_to_audio are \(1, 2\)"),
+        ({"text_to_speech": (1, -2, 0)}, "three whole numbers"),
+        ({"text_to_speech": (0, 1, 1)}, "1 items of speech_enhancement in train, but for none of text_to_speech"),
+        ({"text_to_speech": (0, 0, 0), "speech_enhancement": (0, 0, 0)}, "at least one item"),
+        ({"singing_acoustic_modeling": (0, 1, 0)}, "none of singing_voice_synthesis"),
+        (
+            {**NOTHING, "audio_super_resolution": (1, 0, 0)},
+            "none of text_to_audio and text_to_music and text_to_speech",
+        ),
+        ({"text_to_music": (1, 2.5, 0)}, "counts of text_to_music"),
+        ({"text_to_music": None}, "counts of text_to_music are None"),
+        ({"text_to_music": "111"}, "counts of text_to_music are '111'"),
+        ({"text_to_musik": (1, 0, 0)}, "counts names text_to_musik; the tasks are text_to_audio, "),
+    ],
+)
+def test_bad_counts_are_explained(counts, message):
+    with pytest.raises(UserError, match=message):
+        checked_counts({**TINY, **counts})
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"num_text_to_audio": (1, 2)}, "num_text_to_audio is"),
-        ({"num_text_to_speech": (1, -2, 0)}, "three whole numbers"),
-        ({"num_text_to_speech": (0, 1, 1)}, "asks for 1 items in train"),
-        ({"num_text_to_speech": (0, 0, 0), "num_speech_enhancement": (0, 0, 0)}, "at least one item"),
-        ({"num_singing_acoustic_modeling": (0, 1, 0)}, "num_singing_voice_synthesis for none"),
-        ({**NOTHING, "num_audio_super_resolution": (1, 0, 0)}, "num_text_to_audio and num_text_to_music and num_text"),
-        ({"num_text_to_music": (1, 2.5, 0)}, "num_text_to_music is"),
         ({"seed": -1}, "seed is -1"),
         ({"seed": 1.5}, "seed is 1.5"),
         ({"workers": 0}, "workers is 0"),
+        ({"counts": [1, 0, 0]}, "give a mapping"),
+        ({"counts": {}}, "at least one item"),
     ],
 )
 def test_bad_settings_are_explained(tmp_path, arguments, message):
     with pytest.raises(UserError, match=message):
-        build_mini_corpus(tmp_path / "corpus", **{**TINY, **arguments}, progress=False)
+        build_mini_corpus(tmp_path / "corpus", **{"counts": TINY, **arguments}, progress=False)
     assert os.listdir(tmp_path) == []
 
 
@@ -310,23 +317,25 @@ def test_missing_packages_are_named_before_anything_is_built(tmp_path, monkeypat
     for package in ("mido", "av"):
         monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(UserError, match=r"needs av, mido; run pip install 'unisono\[speech,singing,video\]'"):
-        build_mini_corpus(tmp_path / "c", num_text_to_music=(1, 0, 0), num_video_to_audio=(1, 0, 0), progress=False)
+        build_mini_corpus(
+            tmp_path / "c", counts={"text_to_music": (1, 0, 0), "video_to_audio": (1, 0, 0)}, progress=False
+        )
     assert os.listdir(tmp_path) == []
-    build_mini_corpus(tmp_path / "c", num_text_to_audio=(1, 0, 0), workers=1, progress=False)
+    build_mini_corpus(tmp_path / "c", counts={"text_to_audio": (1, 0, 0)}, workers=1, progress=False)
 
 
 def test_foreign_folders_are_left_alone(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("years of work")
     with pytest.raises(UserError, match="not a mini corpus"):
-        build_mini_corpus(tmp_path / "mine", **TINY, overwrite=True)
+        build_mini_corpus(tmp_path / "mine", counts=TINY, overwrite=True)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "corpus.json").write_text("[1]")
     with pytest.raises(UserError, match="not the summary of a mini corpus"):
-        build_mini_corpus(tmp_path / "other", **TINY, overwrite=True)
+        build_mini_corpus(tmp_path / "other", counts=TINY, overwrite=True)
     (tmp_path / "file").write_text("text")
     with pytest.raises(UserError, match="not a mini corpus"):
-        build_mini_corpus(tmp_path / "file", **TINY, overwrite=True)
+        build_mini_corpus(tmp_path / "file", counts=TINY, overwrite=True)
     assert sorted(os.listdir(tmp_path)) == ["file", "mine", "other"]
     assert (tmp_path / "mine" / "thesis.tex").read_text() == "years of work"
 
@@ -340,8 +349,8 @@ def test_captions_are_drawn_again_until_they_differ(tmp_path, monkeypatch):
 
     monkeypatch.setitem(sys.modules, "unisono.data.mini.scenes", SimpleNamespace(make_scene=make_scene))
     monkeypatch.setattr(corpus, "_MAX_ATTEMPTS", 200)
-    counts = {"num_text_to_audio": (3, 2, 2)}
-    root = build_mini_corpus(tmp_path / "c", **counts, workers=1, progress=False)
+    counts = {"text_to_audio": (3, 2, 2)}
+    root = build_mini_corpus(tmp_path / "c", counts=counts, workers=1, progress=False)
     captions = {
         split: [f.text("caption") for f in load_manifest(root / "text_to_audio" / split / "content.jsonl").values()]
         for split in SPLITS
@@ -351,7 +360,7 @@ def test_captions_are_drawn_again_until_they_differ(tmp_path, monkeypatch):
     assert not set(captions["train"]) & {*captions["test"], *captions["val"]}
     monkeypatch.setattr(corpus, "_MAX_ATTEMPTS", 3)
     with pytest.raises(UserError, match="ask for fewer items"):
-        build_mini_corpus(tmp_path / "d", num_text_to_audio=(3, 3, 3), workers=1, progress=False)
+        build_mini_corpus(tmp_path / "d", counts={"text_to_audio": (3, 3, 3)}, workers=1, progress=False)
     assert os.listdir(tmp_path) == ["c"]
 
 
@@ -361,12 +370,12 @@ def test_killed_build_can_be_started_again(tmp_path, small):
     code = (
         "from unisono.data.mini.corpus import build_mini_corpus\n"
         "if __name__ == '__main__':\n"
-        f"    build_mini_corpus({str(tmp_path / 'corpus')!r}, num_text_to_speech=(400, 9, 9), workers=2)\n"
+        f"    build_mini_corpus({str(tmp_path / 'corpus')!r}, counts={{'text_to_speech': (400, 9, 9)}}, workers=2)\n"
     )
     script = tmp_path / "build.py"
     script.write_text(code)
     process = subprocess.Popen([sys.executable, str(script)])
-    partial = tmp_path / ".corpus.partial"
+    partial = tmp_path / ".tmp_corpus"
     deadline = time.monotonic() + 60
     while len(list(partial.rglob("*.flac"))) < 5 and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -378,6 +387,6 @@ def test_killed_build_can_be_started_again(tmp_path, small):
     assert not [pid for pid in workers if Path(f"/proc/{pid}/status").exists()]
     assert partial.exists()
     assert not (tmp_path / "corpus").exists()
-    root = build_mini_corpus(tmp_path / "corpus", **SMALL, workers=2, progress=False)
+    root = build_mini_corpus(tmp_path / "corpus", counts=SMALL, workers=2, progress=False)
     assert digests(root) == digests(small)
     assert sorted(os.listdir(tmp_path)) == ["build.py", "corpus"]

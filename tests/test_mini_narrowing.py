@@ -55,8 +55,9 @@ def test_something_is_always_lost_where_there_is_something_to_lose():
 
 
 def test_pairs_of_the_corpus_use_scenes_music_and_speech_of_the_same_split(tmp_path):
-    counts = {"num_text_to_audio": (2, 1, 0), "num_text_to_music": (1, 0, 0), "num_text_to_speech": (1, 1, 0)}
-    root = build_mini_corpus(tmp_path / "c", **counts, num_audio_super_resolution=(6, 2, 0), workers=1, progress=False)
+    counts = {"text_to_audio": (2, 1, 0), "text_to_music": (1, 0, 0), "text_to_speech": (1, 1, 0)}
+    counts |= {"audio_super_resolution": (6, 2, 0)}
+    root = build_mini_corpus(tmp_path / "c", counts=counts, workers=1, progress=False)
     used: dict[str, list[str]] = {}
     for split in ("train", "val"):
         folder = root / "audio_super_resolution" / split

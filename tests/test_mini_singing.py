@@ -13,17 +13,12 @@ from unisono.data.mini.corpus import build_mini_corpus
 from unisono.data.mini.items import SPEAKERS
 from unisono.data.mini.notes import TICKS_PER_BEAT
 from unisono.data.mini.songs import LOWEST_TONIC, divide_word, lyrics, make_song
-from unisono.data.singing_synthesis.plan import (
-    ScoreNote,
-    SyllableNotes,
-    is_nucleus,
-    onset_length,
-    plan_phrase,
-    split_syllables,
-)
+from unisono.data.singing_synthesis.plan import SyllableNotes, plan_phrase
 from unisono.data.singing_synthesis.synthesis import F0_RATE_HZ, Style, analyse, pitch_contour, render, sing
 from unisono.errors import UserError
 from unisono.media.audio import read_audio
+from unisono.scores import ScoreNote, midi_to_hz
+from unisono.scores.syllables import is_nucleus, onset_length, split_syllables
 from unisono.text.espeak import synthesize
 from unisono.text.phonemes import PHONEMES, SILENCE, check_phonemes
 
@@ -40,10 +35,6 @@ MELODY = [
 
 def cents(found_hz: np.ndarray, true_hz: np.ndarray) -> np.ndarray:
     return 1200 * np.log2(found_hz / true_hz)
-
-
-def hertz(midi: float) -> float:
-    return 440 * 2 ** ((midi - 69) / 12)
 
 
 def estimated_f0(waveform: np.ndarray, sample_rate: int) -> np.ndarray:
@@ -98,9 +89,9 @@ def test_plans_are_without_gaps_and_notes_start_with_their_nuclei():
     assert all(span.end_s > span.start_s for span in plan.spans)
     starts_s = {span.syllable: span.start_s for span in plan.spans if span.role == "nucleus"}
     for syllable in range(4):
-        first = next(note for note in plan.notes if note.syllable == syllable)
-        assert starts_s[syllable] == pytest.approx(first.start_s)
-    assert [note.start_s for note in plan.notes] == pytest.approx([0.3, 0.8, 1.05, 1.75, 2.05, 2.3, 2.55])
+        assert starts_s[syllable] == pytest.approx(plan.notes[syllable][0].start_s)
+        assert [note.slur for note in plan.notes[syllable]] == [index > 0 for index in range(len(plan.notes[syllable]))]
+    assert [note.start_s for note in plan.melody] == pytest.approx([0.3, 0.8, 1.05, 1.75, 2.05, 2.3, 2.55])
     # The pause between the words becomes the rest of the melody, less the consonant that leads to the next note.
     (rest,) = [span for span in plan.spans[1:-1] if span.role == "rest"]
     assert (rest.start_s, rest.end_s) == pytest.approx((1.35, 1.75 - 0.05))
@@ -123,7 +114,7 @@ def test_consonants_never_take_more_than_half_a_note():
         if span.role == "nucleus":
             assert span.end_s - span.start_s >= 0.1 - 1e-9
     late = plan_phrase(["s", "t", "ɹ", "a"], [0.15] * 4, melody[:1], start_s=0.1)
-    assert late.spans[0].end_s == pytest.approx(0.02) and late.notes[0].start_s == 0.1
+    assert late.spans[0].end_s == pytest.approx(0.02) and late.melody[0].start_s == 0.1
 
 
 @pytest.mark.parametrize(
@@ -176,8 +167,8 @@ def test_the_voice_hits_the_notes_of_the_score(songs):
         for note in phrase.score:
             here = both & (time_s >= note.start_s + 0.05) & (time_s < note.end_s - 0.12)
             if here.any():
-                per_note.append(np.median(cents(found_hz[here], np.array(hertz(note.midi)))))
-                errors += cents(found_hz[here], np.array(hertz(note.midi))).tolist()
+                per_note.append(np.median(cents(found_hz[here], np.array(midi_to_hz(note.pitch)))))
+                errors += cents(found_hz[here], np.array(midi_to_hz(note.pitch))).tolist()
     assert abs(np.median(errors)) < 3
     assert np.median(np.abs(per_note)) < 8 and np.percentile(np.abs(per_note), 95) < 40
     assert max(contour_errors) < 5
@@ -190,17 +181,17 @@ def test_contours_cover_the_recording_and_stand_in_the_middle_of_frames(songs):
         assert len(phrase.f0_hz) == np.ceil(len(phrase.waveform) / RATE * F0_RATE_HZ - 1e-9)
         assert phrase.f0_hz.dtype == np.float32 and 0.4 < (phrase.f0_hz > 0).mean() < 1
     # A slide from C to G that ends at 0.5 s is half-way 35 ms before it.
-    notes = (ScoreNote(0.0, 0.5, 60, 0), ScoreNote(0.5, 0.3, 67, 1))
+    notes = (ScoreNote(0.0, 0.5, 60), ScoreNote(0.5, 0.3, 67))
     pitch = pitch_contour(notes, Style(vibrato_semitones=0), np.array([0.0, 0.43, 0.465, 0.5, 0.9]))
     np.testing.assert_allclose(pitch, [60, 60, 63.5, 67, 67])
 
 
 def test_vibrato_swings_around_the_note_and_spares_short_ones():
     time_s = np.arange(0, 1, 0.001)
-    swinging = pitch_contour((ScoreNote(0.0, 1.0, 60, 0),), Style(vibrato_semitones=0.3), time_s)
+    swinging = pitch_contour((ScoreNote(0.0, 1.0, 60),), Style(vibrato_semitones=0.3), time_s)
     assert abs(np.mean(swinging) - 60) < 0.02 and 0.25 < np.abs(swinging - 60).max() <= 0.3
     assert not (swinging[time_s < 0.2] - 60).any() and abs(swinging[-1] - 60) < 0.01
-    assert not (pitch_contour((ScoreNote(0.0, 0.3, 60, 0),), Style(), time_s) - 60).any()
+    assert not (pitch_contour((ScoreNote(0.0, 0.3, 60),), Style(), time_s) - 60).any()
 
 
 def test_units_lie_where_they_are_heard(songs):
@@ -288,7 +279,7 @@ def test_songs_are_in_range_end_on_the_tonic_and_know_their_lyrics(songs):
         lowest = song.key.tonic_from(LOWEST_TONIC[voice])
         assert all(lowest - 5 <= note.midi <= lowest + 16 for note in song.part.notes)
         assert song.part.notes[-1].midi == lowest
-        assert [note.midi for note in song.part.notes] == [note.midi for note in song.phrase.score]
+        assert [note.midi for note in song.part.notes] == [note.pitch for note in song.phrase.score]
         for note, sung in zip(song.part.notes, song.phrase.score, strict=True):
             assert song.tempo.seconds(note.start) == pytest.approx(sung.start_s, abs=1e-9)
             assert song.tempo.seconds(note.length) == pytest.approx(sung.duration_s, abs=1e-9)
@@ -308,8 +299,8 @@ def test_lyrics_make_up_the_words():
 
 
 def test_lines_of_both_singing_tasks_agree_with_their_files(tmp_path):
-    counts = {f"num_{task}": (4, 0, 0) for task in ("singing_voice_synthesis", "singing_acoustic_modeling")}
-    root = build_mini_corpus(tmp_path / "a corpus", **counts, workers=1, progress=False)
+    counts = dict.fromkeys(("singing_voice_synthesis", "singing_acoustic_modeling"), (4, 0, 0))
+    root = build_mini_corpus(tmp_path / "a corpus", counts=counts, workers=1, progress=False)
     sung, modelled = (root / task / "train" for task in ("singing_voice_synthesis", "singing_acoustic_modeling"))
     audio, targets = load_manifest(sung / "audio.jsonl"), load_manifest(modelled / "audio.jsonl")
     lines = [fields.record for fields in load_manifest(sung / "content.jsonl").values()]

@@ -160,7 +160,7 @@ def _parts_of(split: str, k: int, index: int):
 
 
 def test_lines_name_files_and_events(tmp_path):
-    root = build_mini_corpus(tmp_path / "c", num_video_to_audio=(3, 0, 0), workers=1, progress=False)
+    root = build_mini_corpus(tmp_path / "c", counts={"video_to_audio": (3, 0, 0)}, workers=1, progress=False)
     folder = root / "video_to_audio" / "train"
     audio = load_manifest(folder / "audio.jsonl")
     for audio_id, fields in load_manifest(folder / "content.jsonl").items():

@@ -1,18 +1,22 @@
-"""The mathematics of flow matching: path, noise levels, solvers against a flow with a known solution, guidance."""
+"""The mathematics of flow matching: path, noise levels, pairing of noise with data; and noise that belongs to an item.
+
+Solvers are in test_solvers.py, guidance in test_guidance.py, diffusion in test_diffusion.py.
+"""
 
 from __future__ import annotations
 
-import math
-from functools import partial
-from itertools import pairwise
+from itertools import permutations
+from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
-from unisono.errors import UserError
-from unisono.objectives import FlowMatching, Predict, guided, integrate, sigma_schedule
+from conftest import TASKS
+from toy import toy_collator, toy_dataset, toy_model
+from unisono.objectives import FlowMatching
 from unisono.objectives.noise import derive_seed, item_noise
+from unisono.training.losses import masked_item_mean
+from unisono.types import length_mask
 
 CPU = torch.device("cpu")
 
@@ -74,124 +78,90 @@ def test_impossible_distributions_are_refused(settings: dict) -> None:
         FlowMatching(**settings)
 
 
-# -- solvers --------------------------------------------------------------------------------------------------------
-
-MEAN, STD = 1.5, 0.4
+# -- optimal transport ----------------------------------------------------------------------------------------------
 
 
-def gaussian_velocity(x: Tensor, sigma: Tensor) -> Tensor:
-    """``E[noise - x0 | x]`` for data ``N(MEAN, STD^2)``: both are jointly normal with ``x``."""
-    s = sigma[:, None, None]
-    variance = (1 - s) ** 2 * STD**2 + s**2
-    gain = (s - (1 - s) * STD**2) / variance
-    return -MEAN + gain * (x - (1 - s) * MEAN)
+def batch_of_lengths(lengths: list[int], channels: int = 2, seed: int = 0) -> tuple[torch.Tensor, ...]:
+    """Data (zero at padding), noise and mask."""
+    x0, noise = torch.randn(2, len(lengths), max(lengths), channels, generator=torch.Generator().manual_seed(seed))
+    mask = length_mask(torch.tensor(lengths), max(lengths))
+    return x0 * mask[..., None], noise, mask
 
 
-def orders(velocity: Predict, start: Tensor, end: Tensor, solver: str) -> list[float]:
-    """Order of convergence from halving the step, thrice."""
-    errors = []
-    for num_steps in (32, 64, 128, 256):
-        sigmas = torch.linspace(1, 0, num_steps + 1, dtype=torch.float64)
-        errors.append(float((integrate(velocity, start, sigmas, solver) - end).abs().max()))
-    return [math.log2(a / b) for a, b in pairwise(errors)]
+def transport_cost(x0: torch.Tensor, noise: torch.Tensor, mask: torch.Tensor) -> float:
+    """Mean square of the targets, as the loss weighs it: over an item's valid frames, then over items."""
+    target = FlowMatching().target(x0, noise, torch.zeros(len(x0)))
+    return float(masked_item_mean(target**2, mask).mean())
 
 
-QUANTILES = torch.linspace(-2, 2, 9, dtype=torch.float64).reshape(1, 9, 1)
+@pytest.mark.parametrize("lengths", [[3, 3, 3, 3, 3], [6, 2, 5, 1, 3]])
+def test_noise_is_paired_so_that_no_other_pairing_is_nearer(lengths: list[int]) -> None:
+    """Against every permutation, on items of different lengths too; what lies in the padding has no say."""
+    x0, noise, mask = batch_of_lengths(lengths)
+    paired = FlowMatching(optimal_transport=True).couple(x0, noise, mask)
+    costs = [transport_cost(x0, noise[list(order)], mask) for order in permutations(range(5))]
+    assert transport_cost(x0, paired, mask) == pytest.approx(min(costs), rel=1e-5)
+    assert min(costs) < 0.9 * transport_cost(x0, noise, mask)
+    filled = torch.where(mask[..., None], x0, 100.0)
+    assert torch.equal(FlowMatching(optimal_transport=True).couple(filled, noise, mask), paired)
 
 
-@pytest.mark.parametrize(("solver", "order"), [("euler", 1), ("midpoint", 2)])
-def test_solvers_converge_with_their_order(solver: str, order: int) -> None:
-    def growth(x: Tensor, sigma: Tensor) -> Tensor:  # d log x / d sigma = 3 sigma^2
-        return 3 * sigma[:, None, None] ** 2 * x
-
-    assert orders(growth, QUANTILES, QUANTILES / math.e, solver) == pytest.approx([order] * 3, abs=0.1)
-
-
-@pytest.mark.parametrize(("solver", "order"), [("euler", 1), ("midpoint", 3)])
-def test_solvers_converge_to_the_flow_of_a_gaussian(solver: str, order: int) -> None:
-    """It keeps each item's quantile: noise N(0, 1) becomes N(MEAN, STD^2).
-
-    Its paths are hyperbolas, for which the midpoint rule happens to gain an order.
-    """
-    end = MEAN + STD * QUANTILES
-    assert orders(gaussian_velocity, QUANTILES, end, solver) == pytest.approx([order] * 3, abs=0.15)
+def test_pairing_only_permutes_and_is_off_unless_asked_for() -> None:
+    x0, noise, mask = batch_of_lengths([9, 4, 7, 7])
+    paired = FlowMatching(optimal_transport=True).couple(x0, noise, mask)
+    assert sorted(paired.flatten(1).tolist()) == sorted(noise.flatten(1).tolist())
+    assert torch.equal(paired, FlowMatching(optimal_transport=True).couple(x0, noise, mask))
+    assert FlowMatching().couple(x0, noise, mask) is noise
+    assert torch.equal(FlowMatching(optimal_transport=True).couple(x0[:1], noise[:1], mask[:1]), noise[:1])
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(FlowMatching(optimal_transport=True).couple(x0, noise, mask), paired)
 
 
-def test_samples_have_the_mean_and_deviation_of_the_data() -> None:
-    noise = torch.randn(1, 20_000, 1, generator=torch.Generator().manual_seed(0))
-    made = integrate(gaussian_velocity, noise, sigma_schedule(32, -0.5), "midpoint")
-    assert float(made.mean()) == pytest.approx(MEAN, abs=0.01)
-    assert float(made.std()) == pytest.approx(STD, abs=0.01)
+def test_permuting_the_items_permutes_the_pairs() -> None:
+    x0, noise, mask = batch_of_lengths([9, 4, 7, 5])
+    flow, order = FlowMatching(optimal_transport=True), [2, 0, 3, 1]
+    assert torch.equal(flow.couple(x0[order], noise, mask[order]), flow.couple(x0, noise, mask)[order])
 
 
-def test_one_euler_step_from_the_first_noise_level() -> None:
-    asked = []
-
-    def velocity(x: Tensor, sigma: Tensor) -> Tensor:
-        asked.append(sigma.tolist())
-        return torch.full_like(x, 3.0)
-
-    x = integrate(velocity, torch.zeros(2, 1, 1), torch.tensor([1.0, 0.25, 0.0]))
-    assert asked == [[1.0, 1.0], [0.25, 0.25]]
-    assert x.flatten().tolist() == [-3.0, -3.0]
-
-
-def test_an_unknown_solver_lists_the_known() -> None:
-    with pytest.raises(UserError, match=r"'rk4'.*euler, midpoint"):
-        integrate(gaussian_velocity, torch.zeros(1, 1, 1), sigma_schedule(2), "rk4")
-    with pytest.raises(UserError, match=r"'ddim'.*euler, midpoint"):
-        FlowMatching().generate(gaussian_velocity, torch.zeros(1, 1, 1), 2, "ddim")
+def test_paired_noise_straightens_the_flow_of_one_dimension() -> None:
+    """In one dimension the plan sorts: the target is then nearly a function of the point, as it never is otherwise."""
+    generator = torch.Generator().manual_seed(0)
+    x0 = torch.where(torch.rand(256, 1, 1, generator=generator) < 0.5, -2.0, 2.0)
+    x0 = x0 + 0.3 * torch.randn(256, 1, 1, generator=generator)
+    noise, mask = torch.randn(256, 1, 1, generator=generator), torch.ones(256, 1, dtype=torch.bool)
+    paired = FlowMatching(optimal_transport=True).couple(x0, noise, mask)
+    assert torch.equal(paired.flatten()[x0.flatten().argsort()], noise.flatten().sort().values)
+    assert transport_cost(x0, paired, mask) < 0.5 * transport_cost(x0, noise, mask)
 
 
-def test_generation_is_the_integral_along_the_schedule_with_its_defaults() -> None:
-    def solved(solver: str, sway: float) -> Tensor:
-        return integrate(gaussian_velocity, QUANTILES.float(), sigma_schedule(6, sway), solver)
-
-    generate = partial(FlowMatching().generate, gaussian_velocity, QUANTILES.float(), 6)
-    assert torch.equal(generate(), solved("euler", -0.5))
-    assert torch.equal(generate(sway=0.0), solved("euler", 0.0))
-    assert torch.equal(generate("midpoint", 0.3), solved("midpoint", 0.3))
-
-
-@pytest.mark.parametrize("sway", [-1.0, -0.5, 0.0, 0.3, 1.0])
-@pytest.mark.parametrize("num_steps", [1, 2, 24, 1000])
-def test_schedules_fall_from_one_to_zero(num_steps: int, sway: float) -> None:
-    sigmas = sigma_schedule(num_steps, sway)
-    assert sigmas.shape == (num_steps + 1,) and sigmas[0] == 1 and sigmas[-1] == 0
-    assert (sigmas.diff() < 0).all()
-
-
-def test_sway_follows_its_formula_and_favours_the_noise_when_negative() -> None:
-    t = 0.25
-    expected = 1 - (t - 0.5 * (math.cos(math.pi / 2 * t) - 1 + t))
-    assert float(sigma_schedule(4, -0.5)[1]) == pytest.approx(expected, abs=1e-6)
-    assert sigma_schedule(8).tolist() == pytest.approx([1 - i / 8 for i in range(9)])
-    assert (sigma_schedule(24, -0.5) > 0.5).sum() > (sigma_schedule(24) > 0.5).sum()
+def test_the_model_pairs_noise_that_it_draws_and_keeps_noise_that_it_is_given(toy_corpus: Path) -> None:
+    """Validation gives each item its own noise. What is drawn stays a function of the generator's state."""
+    model = toy_model(32, 2).train()
+    batch = toy_collator()([toy_dataset(toy_corpus, task)[row] for row in (0, 3) for task in TASKS])
+    outputs = []
+    for flow in (FlowMatching(), FlowMatching(optimal_transport=True), FlowMatching(optimal_transport=True)):
+        model.objective = flow
+        torch.manual_seed(0)
+        outputs.append(model(batch))
+    plain, paired, again = outputs
+    assert torch.equal(paired.target, again.target) and torch.equal(paired.sigma, plain.sigma)
+    assert not torch.equal(paired.target, plain.target)
+    costs = [masked_item_mean(output.target**2, output.frame_mask).mean() for output in (paired, plain)]
+    assert costs[0] < costs[1]
+    given = torch.randn_like(plain.target)
+    model.objective = FlowMatching()
+    expected = model(batch, noise=given).target
+    model.objective = FlowMatching(optimal_transport=True)
+    assert torch.equal(model(batch, noise=given).target, expected)
 
 
-@pytest.mark.parametrize(("num_steps", "sway"), [(0, 0.0), (-1, 0.0), (4, 1.1), (4, float("nan"))])
-def test_impossible_schedules_are_refused(num_steps: int, sway: float) -> None:
-    with pytest.raises(ValueError, match=str(sway) if num_steps == 4 else str(num_steps)):
-        sigma_schedule(num_steps, sway)
+def test_data_that_are_not_finite_are_left_to_the_trainer() -> None:
+    x0, noise, mask = batch_of_lengths([4, 4])
+    x0[1, 2, 0] = float("nan")
+    assert torch.equal(FlowMatching(optimal_transport=True).couple(x0, noise, mask), noise)
 
 
-# -- guidance and noise ---------------------------------------------------------------------------------------------
-
-
-def test_guidance_follows_its_formula_in_one_call() -> None:
-    calls = []
-
-    def velocity(x: Tensor, sigma: Tensor) -> Tensor:
-        calls.append(x.shape[0])
-        conditional, unconditional = x.chunk(2)
-        return torch.cat([conditional * 0 + 5.0, unconditional + sigma.chunk(2)[1][:, None, None]])
-
-    x, sigma = torch.tensor([[[1.0]], [[2.0]]]), torch.tensor([0.5, 0.25])
-    unconditional = torch.tensor([1.5, 2.25])
-    for scale in (0.0, 1.0, 2.0, 3.5):
-        expected = unconditional + scale * (5.0 - unconditional)
-        assert torch.equal(guided(velocity, scale)(x, sigma).flatten(), expected)
-    assert calls == [4] * 4
+# -- noise ------------------------------------------------------------------------------------------------------------
 
 
 def test_noise_of_an_item_does_not_depend_on_its_neighbours() -> None:

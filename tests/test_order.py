@@ -217,6 +217,22 @@ def test_options_of_a_loader_are_kept() -> None:
     assert TrainBatches(DataLoader(Keys(), BATCH, pin_memory=True), 0).loader.pin_memory
 
 
+def test_options_of_a_streams_loader_are_kept() -> None:
+    class Stream(IterableDataset[Tensor]):
+        start = 0
+
+        def shard(self, rank: int, num_ranks: int) -> None: ...
+
+        def __iter__(self) -> Iterator[Tensor]:
+            return iter([torch.ones(1)])
+
+    made = DataLoader(Stream(), None, num_workers=1, timeout=20, prefetch_factor=3, multiprocessing_context="fork",
+                      persistent_workers=True)  # fmt: skip
+    rebuilt = TrainBatches(made, 0).loader
+    assert (rebuilt.timeout, rebuilt.prefetch_factor, rebuilt.persistent_workers) == (20, 3, True)
+    assert rebuilt.multiprocessing_context.get_start_method() == "fork"
+
+
 # -- validation -------------------------------------------------------------------------------------------------------
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer import Typer
@@ -16,10 +17,11 @@ from typer.testing import CliRunner
 from unisono.data.manifest import read_jsonl, write_jsonl
 from unisono.data.prepare.commands_text import phonemize as command
 from unisono.data.prepare.steps import phonemize as step
+from unisono.data.prepare.steps.engine import Options, StepResult
 from unisono.errors import UserError
 from unisono.text.ipa import languages, transcribe_ipa
 from unisono.text.phonemes import ARPABET_TO_IPA, PHONEMES, SILENCE, to_arpabet_inventory
-from unisono.text.phonemize import Phonemizer, cmu_dictionary, phonemizer
+from unisono.text.phonemize import Phonemizer, cmu_dictionary, phonemizer, read_pronunciations
 
 SENTENCES = ("The captain waited near the harbor all night.", "Who paid $5 to Zyxomma's frobnicator, Dr. Smith?")
 GERMAN = "Ich möchte, dass Sie pünktlich zum Zug kommen."
@@ -247,42 +249,47 @@ def many(count: int) -> list[dict]:
     ]
 
 
+def run(content: Path, output: Path, workers: int = 1, **options: Any) -> StepResult:
+    steps = {name: options.pop(name) for name in ("overwrite", "max_left_out") if name in options}
+    return step.add_phonemes(content, Options(output, workers, False, **steps), **options)
+
+
 def test_lines_get_phonemes_and_keep_what_they_have(tmp_path: Path) -> None:
     kept = {"audio_id": "c", "phonemes": ["a"], "durations_s": [1.0], "text": "left alone"}
     records = [
-        {"audio_id": "a", "text": SENTENCES[0], "speaker": "ann", "noisy_audio": "x.flac"},
+        {"audio_id": "a", "text": SENTENCES[0], "speaker": "ann", "noisy_audio": "x.flac", "phonemes": None},
         {"audio_id": "b", "text": GERMAN, "language": "de"},
         kept,
     ]
     manifest = manifest_of(tmp_path, records)
     output = manifest.with_name("with phonemes.jsonl")
-    report = step.phonemize_manifest(manifest, output, workers=1, progress=False)
+    result = run(manifest, output)
     written = lines(output)
     assert written[0] == {**records[0], "phonemes": Phonemizer().phonemes(SENTENCES[0]), "language": "en-us"}
     assert written[1] == {**records[1], "phonemes": Phonemizer("de").phonemes(GERMAN)}
     assert written[2] == kept
-    assert (report.num_lines, report.num_kept, report.failures) == (3, 1, ())
-    assert set(report.symbols) == {*written[0]["phonemes"], *written[1]["phonemes"]}
-    assert report.symbols[0] == SILENCE
-    assert sorted(path.name for path in output.parent.iterdir()) == [
-        "content.jsonl", "with phonemes.jsonl", "with phonemes.report.json",
-    ]  # fmt: skip
+    assert (result.items, result.left_out.total()) == (3, 0)
+    symbols, untouched = result.notes
+    new = {*written[0]["phonemes"], *written[1]["phonemes"]} - {SILENCE}
+    assert symbols == f"{len(new) + 1} symbols: {' '.join([SILENCE, *sorted(new)])}"
+    assert untouched == "1 lines had phonemes or a score and stay as they were"
+    assert sorted(path.name for path in output.parent.iterdir()) == ["content.jsonl", "with phonemes.jsonl"]
 
 
 def test_workers_and_chunks_do_not_change_the_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     manifest = manifest_of(tmp_path, many(25))
     whole = manifest.with_name("whole.jsonl")
-    step.phonemize_manifest(manifest, whole, workers=1, progress=False)
-    monkeypatch.setattr(step, "_LINES_PER_JOB", 4)
+    run(manifest, whole)
+    monkeypatch.setattr(step, "_CHUNK_ITEMS", 4)
     parts = manifest.with_name("parts.jsonl")
-    report = step.phonemize_manifest(manifest, parts, workers=2, progress=False)
+    result = run(manifest, parts, workers=2)
     assert parts.read_bytes() == whole.read_bytes()
     assert len(lines(parts)) == 25
-    assert report.fallback_words["froba"] == 4
-    assert "froba (4)" in str(report)
+    assert all(line["guessed_words"] == [line["text"].split()[-1][:-1]] for line in lines(parts))
+    assert "froba (4)" in str(result)
 
 
-def test_failures_are_named_by_line_and_nothing_is_written(tmp_path: Path) -> None:
+def test_lines_that_cannot_be_read_are_left_out_with_their_reason(tmp_path: Path) -> None:
     records = [
         {"audio_id": "a", "text": "Fine."},
         {"audio_id": "b", "text": "* * *"},
@@ -291,18 +298,24 @@ def test_failures_are_named_by_line_and_nothing_is_written(tmp_path: Path) -> No
         {"audio_id": "e", "text": 5},
     ]
     manifest = manifest_of(tmp_path, records)
+    audio = write_jsonl(manifest.with_name("audio.jsonl"), [{"audio_id": i, "audio": f"{i}.wav"} for i in "edcba"])
+    before = audio.read_bytes()
     output = manifest.with_name("out.jsonl")
-    with pytest.raises(UserError) as error:
-        step.phonemize_manifest(manifest, output, workers=1, progress=False)
-    for line, message in [(2, "'*'"), (3, "'text' is missing"), (4, "xx-none"), (5, "a non-empty text")]:
-        assert any(f"content.jsonl:{line}" in row and message in row for row in str(error.value).splitlines())
-    assert "--leave-out-failures" in str(error.value)
-    assert not output.exists()
-    report = step.phonemize_manifest(manifest, output, workers=1, progress=False, leave_out_failures=True)
+    with pytest.raises(UserError, match=r"4 of 5 lines would be left out.*--max-left-out"):
+        run(manifest, output)
+    assert not output.exists() and audio.read_bytes() == before
+    result = run(manifest, output, max_left_out=0.8)
     assert [record["audio_id"] for record in lines(output)] == ["a"]
-    assert [failure["line"] for failure in report.failures] == [2, 3, 4, 5]
-    told = json.loads((manifest.parent / "out.report.json").read_text(encoding="utf-8"))
-    assert [failure["audio_id"] for failure in told["left_out"]] == ["b", "c", "d", "e"]
+    assert dict(result.left_out) == {"bad_text": 2, "no_text": 2}
+    told = lines(manifest.with_name("out.phonemize.left_out.jsonl"))
+    assert [(entry["item"], entry["line"], entry["content"]) for entry in told] == [
+        (record["audio_id"], number, record) for number, record in enumerate(records[1:], 2)
+    ]
+    for entry, message in zip(told, ("'*'", "'text' is missing", "xx-none", "a non-empty text"), strict=True):
+        assert message in entry["reason"]
+    # Another content.jsonl may need the targets that lie there; those of this output are beside them.
+    assert audio.read_bytes() == before
+    assert lines(manifest.with_name("out.audio.jsonl")) == [{"audio_id": "a", "audio": "a.wav"}]
 
 
 @pytest.mark.parametrize(
@@ -314,13 +327,15 @@ def test_failures_are_named_by_line_and_nothing_is_written(tmp_path: Path) -> No
         (b'{"audio_id": "a", "text": "x"}\n[1]\n', r"content\.jsonl:2: a list"),
         (b'{"audio_id": "a", "text": "x\xff"}\n', "not UTF-8"),
         (b'{"audio_id": "a", "text": "\\ud800"}\n', "other half"),
+        (b'{"audio_id": "a", "text": "x"}\n{"audio_id": "a", "text": "y"}\n', "used on line 1 already"),
+        (b'{"text": "x"}\n', r"content\.jsonl:1: field 'audio_id' is missing"),
     ],
 )
 def test_broken_manifests(content: bytes, message: str, tmp_path: Path) -> None:
     manifest = tmp_path / "content.jsonl"
     manifest.write_bytes(content)
     with pytest.raises(UserError, match=message):
-        step.phonemize_manifest(manifest, tmp_path / "out.jsonl", workers=1, progress=False)
+        run(manifest, tmp_path / "out.jsonl")
     assert not (tmp_path / "out.jsonl").exists()
 
 
@@ -329,56 +344,72 @@ def test_byte_order_mark_and_windows_line_ends(tmp_path: Path) -> None:
     manifest.write_bytes(
         '\ufeff{"audio_id": "ä", "text": "One."}\r\n\r\n{"audio_id": "b", "text": "Two."}\r\n'.encode()
     )
-    step.phonemize_manifest(manifest, tmp_path / "out.jsonl", workers=1, progress=False)
+    run(manifest, tmp_path / "out.jsonl")
     assert [record["audio_id"] for record in lines(tmp_path / "out.jsonl")] == ["ä", "b"]
 
 
-def test_outputs_are_not_replaced_unasked_nor_paths_broken(tmp_path: Path) -> None:
+def test_outputs_are_not_replaced_unasked_and_paths_stay_right(tmp_path: Path) -> None:
     manifest = manifest_of(tmp_path, [{"audio_id": "a", "text": "Hi.", "noisy_audio": "a.flac"}])
     with pytest.raises(UserError, match=r"exists.*--overwrite"):
-        step.phonemize_manifest(manifest, manifest, workers=1, progress=False)
-    with pytest.raises(UserError, match=r"content\.jsonl:1: field 'noisy_audio' is a path relative"):
-        step.phonemize_manifest(manifest, tmp_path / "out.jsonl", workers=1, progress=False)
+        run(manifest, manifest)
     with pytest.raises(UserError, match="no such manifest"):
-        step.phonemize_manifest(tmp_path / "none.jsonl", tmp_path / "out.jsonl", workers=1, progress=False)
-    step.phonemize_manifest(manifest, manifest, workers=1, progress=False, overwrite=True)
+        run(tmp_path / "none.jsonl", tmp_path / "out.jsonl")
+    run(manifest, tmp_path / "out.jsonl")
+    assert lines(tmp_path / "out.jsonl")[0]["noisy_audio"] == "a folder/a.flac"
+    assert not (tmp_path / "audio.jsonl").exists()
+    run(manifest, manifest, overwrite=True)
     assert lines(manifest)[0]["phonemes"] == ["_", "h", "aɪ", "_"]
 
 
+def test_sentences_beside_targets_of_another_manifest(tmp_path: Path) -> None:
+    manifest = manifest_of(tmp_path, [{"audio_id": "to be said", "text": "Hi."}])
+    audio = write_jsonl(manifest.with_name("audio.jsonl"), [{"audio_id": "a", "audio": "a.wav"}])
+    before = audio.read_bytes()
+    result = run(manifest, manifest.with_name("out.jsonl"))
+    assert "stays as it is" in result.notes[0] and audio.read_bytes() == before
+    with pytest.raises(UserError, match="'to be said' has no line in"):
+        run(manifest, manifest.with_name("more.jsonl"), audio=audio)
+
+
 def test_a_killed_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(step, "_LINES_PER_JOB", 3)
+    monkeypatch.setattr(step, "_CHUNK_ITEMS", 3)
     manifest = manifest_of(tmp_path, many(12))
     output = manifest.with_name("out.jsonl")
     code = (
-        "import os, signal; from unisono.data.prepare.steps import phonemize as step\n"
-        "step._LINES_PER_JOB = 3\n"
-        "real, calls = step._phonemize_chunk, []\n"
-        "def chunk(job):\n"
-        "    calls.append(job)\n"
+        "import os, signal; from pathlib import Path; from unisono.data.prepare.steps import phonemize as step\n"
+        "from unisono.data.prepare.steps.engine import Options\n"
+        "step._CHUNK_ITEMS = 3\n"
+        "real, calls = step._read, []\n"
+        "def read(*arguments):\n"
+        "    calls.append(arguments)\n"
         "    if len(calls) == 3: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "    return real(job)\n"
-        "step._phonemize_chunk = chunk\n"
-        f"step.phonemize_manifest({str(manifest)!r}, {str(output)!r}, workers=1, progress=False)\n"
+        "    return real(*arguments)\n"
+        "step._read = read\n"
+        f"step.add_phonemes({str(manifest)!r}, Options(Path({str(output)!r}), 1, False))\n"
     )
     killed = subprocess.run([sys.executable, "-c", code], check=False, env={**os.environ})
     assert killed.returncode == -signal.SIGKILL
     assert not output.exists()
-    done: list[int] = []
-    real = step._phonemize_chunk
-    monkeypatch.setattr(step, "_phonemize_chunk", lambda job: (done.append(job.first_line), real(job))[1])
-    step.phonemize_manifest(manifest, output, workers=1, progress=False)
-    assert done == [7, 10]
+    (records,) = output.parent.glob(".*/records.log")
+    with records.open("ab") as file:
+        file.write(b"0123abcd\tthe kill came here")
+    done: list[str] = []
+    real = step._read
+    monkeypatch.setattr(step, "_read", lambda *a: (done.append(a[2][0].audio_id), real(*a))[1])
+    run(manifest, output)
+    assert done == ["u6", "u9"]
     assert [record["audio_id"] for record in lines(output)] == [f"u{n}" for n in range(12)]
     # Another manifest, or another language, is not mixed with what is left of the first.
     manifest_of(tmp_path, many(6))
-    step.phonemize_manifest(manifest, output, workers=1, progress=False, overwrite=True)
-    assert done == [7, 10, 1, 4]
+    run(manifest, output, overwrite=True)
+    run(manifest, output, overwrite=True, language="en-gb")
+    assert done == ["u6", "u9", "u0", "u3", "u0", "u3"]
 
 
 def test_command(tmp_path: Path) -> None:
     manifest = manifest_of(tmp_path, [{"audio_id": "a", "text": "Unisono sings."}])
     words = tmp_path / "words.dict"
-    words.write_text("# names\nUnisono Y UW2 N IH0 S OW1 N OW0\n", encoding="utf-8")
+    words.write_text("# names\nUnisono Y UW2 N IH0 S OW1 N OW0  # ours\n\n", encoding="utf-8")
     app = Typer()
     app.command()(command)
     output = manifest.with_name("out.jsonl")
@@ -386,8 +417,22 @@ def test_command(tmp_path: Path) -> None:
         app, [str(manifest), "-o", str(output), "--pronunciations", str(words), "--workers", "1"]
     )
     assert result.exit_code == 0, result.output
-    assert "1 lines" in result.output
+    assert "1 items" in result.output
     assert lines(output)[0]["phonemes"][:6] == ["_", "j", "uː", "n", "ɪ", "s"]
-    words.write_text("nothing\n", encoding="utf-8")
-    with pytest.raises(UserError, match=r"words\.dict:1: 'nothing' has no phones"):
-        step.read_pronunciations(words)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("good G UH D\nnothing\n", r"words\.dict:2: 'nothing' is not a word and its"),
+        ("bad X\n", r"words\.dict:1: 'bad X' is not a word and its"),
+        ("one W AH N\nOne W AO N\n", r"words\.dict:2: 'one' has two pronunciations, W AH N and W AO N"),
+    ],
+)
+def test_dictionaries_with_faults_are_refused_by_line(tmp_path: Path, text: str, message: str) -> None:
+    words = tmp_path / "words.dict"
+    words.write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=message):
+        read_pronunciations(words)
+    with pytest.raises(UserError, match="not readable"):
+        read_pronunciations(tmp_path / "none.dict")

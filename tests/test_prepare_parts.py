@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from unisono.data.manifest import PATH_FIELDS, rebased
 from unisono.data.prepare import RECIPES
 from unisono.data.prepare.debian import corpus as debian
 from unisono.data.prepare.debian import effects, noisy, packages, speech
@@ -87,6 +88,23 @@ def test_splits_keep_tied_clips_together_and_about_the_shares() -> None:
     assert by_caption["common"] == {"train"}
     for split in ("val", "test"):
         assert 0.05 <= sum(value == split for value in splits.values()) / len(splits) <= 0.07
+
+
+def test_paths_of_lines_stay_right_in_another_folder(tmp_path: Path) -> None:
+    old, new = tmp_path / "an old/train", tmp_path / "new"
+    line = {"audio": "../a.flac", "noisy_audio": "x.tar::in/a.flac", "video": str(tmp_path / "v.mp4"), "text": "../b"}
+    moved = rebased(line, old, new)
+    assert moved == {**line, "audio": "../an old/a.flac", "noisy_audio": "../an old/train/x.tar::in/a.flac"}
+    assert rebased(moved, new, old) == line
+    assert rebased(line, old, old) == line
+
+
+def test_every_path_of_the_documented_format_is_known_as_one() -> None:
+    text = (Path(__file__).parents[1] / "docs/data_format.md").read_text(encoding="utf-8")
+    # Rows such as | | `voicing` | path of an array `(T,)` | …
+    rows = re.findall(r"^\|[^|]*?\|?\s*((?:`\w+`,? ?)+)\s*\| path", text, re.MULTILINE)
+    named = {name for row in rows for name in re.findall(r"`(\w+)`", row)[:1]}
+    assert {"audio", "video_features", "score"} <= named <= set(PATH_FIELDS)
 
 
 def test_captions_that_differ_in_an_article_are_the_same() -> None:

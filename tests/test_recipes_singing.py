@@ -16,6 +16,7 @@ from unisono.data.prepare.corpora.items import LeaveOut
 from unisono.data.prepare.corpora.singing import F0_RATE_HZ, checked_labels
 from unisono.errors import UserError
 from unisono.media.audio import write_audio
+from unisono.scores import midi_to_hz
 
 SVS, SAM = "singing_voice_synthesis", "singing_acoustic_modeling"
 SAMPLE_RATE = 24_000
@@ -30,7 +31,7 @@ SLURS = [0, 0, 0, 0, 0, 1, 0]
 
 def sing(path: Path, extra_s: float = 0.0, level: float = 0.0) -> Path:
     """Harmonic tones on the notes, silence for rests, and ``extra_s`` of noise of a level at the end."""
-    hz = np.repeat([0.0 if note == 0 else 440 * 2 ** ((note - 69) / 12) for note in NOTES], samples())
+    hz = np.repeat(midi_to_hz(np.array(NOTES)), samples())
     phase = 2 * np.pi * np.cumsum(hz) / SAMPLE_RATE
     voice = sum(np.sin(k * phase) / k for k in range(1, 9)) * 0.2 * (hz > 0)
     noise = np.random.default_rng(0).standard_normal(round(extra_s * SAMPLE_RATE)) * level
@@ -138,7 +139,7 @@ def test_f0_is_that_of_the_notes_in_the_middle_of_frames(m4singer_out: Path) -> 
     note = np.array(NOTES)[np.searchsorted(np.cumsum(DURATIONS_S), middles_s)]
     inside = np.abs(middles_s[:, None] - np.cumsum([0, *DURATIONS_S])).min(axis=1) > 0.03
     sung = (note > 0) & inside
-    cents = 1200 * np.log2(f0_hz[sung] / (440 * 2 ** ((note[sung] - 69) / 12)))
+    cents = 1200 * np.log2(f0_hz[sung] / midi_to_hz(note[sung]))
     assert np.abs(np.median(cents)) < 5
     assert (np.abs(cents) < 50).mean() > 0.95
     assert (f0_hz[(note == 0) & inside] == 0).mean() > 0.9
@@ -159,7 +160,7 @@ def test_f0_by_dio(m4singer: Path, tmp_path: Path) -> None:
     out = prepare("m4singer", m4singer, tmp_path / "out", f0_method="dio", max_items=1)
     for line in lines(out, SAM).values():
         f0_hz = np.load(out / SAM / line["split"] / line["f0_hz"], allow_pickle=False)
-        assert np.median(f0_hz[f0_hz > 0]) == pytest.approx(440 * 2 ** ((62 - 69) / 12), rel=0.05)
+        assert np.median(f0_hz[f0_hz > 0]) == pytest.approx(midi_to_hz(62), rel=0.05)
 
 
 def test_an_interrupted_f0_step_goes_on(
@@ -230,14 +231,14 @@ def opencpop(root: Path) -> Path:
     return root
 
 
-def test_opencpop_keeps_official_splits_and_note_names(tmp_path: Path) -> None:
+def test_opencpop_keeps_official_splits_and_reads_note_names(tmp_path: Path) -> None:
     pytest.importorskip("pyworld")
     opencpop(tmp_path / "Open cpop" / "segments")
     out = prepare("opencpop", tmp_path / "Open cpop", tmp_path / "out")
     assert_whole(out)
     content = lines(out, SVS)
     line = content["2009000001"]
-    assert line["notes"] == ["rest", "C4", "C#4", "D4", "D4", "F#3", "rest"]
+    assert line["notes"] == [0, 60, 61, 62, 62, 54, 0]
     assert line["phonemes"] == ["AP", "n", "i", "h", "ao", "ao", "_"]
     assert line["slurs"] == SLURS
     assert line["text"] == "你好"
@@ -264,6 +265,8 @@ def test_a_wrong_opencpop_folder(tmp_path: Path) -> None:
     [
         ({"notes": ["H4"]}, "'H4' is no note"),
         ({"notes": [True]}, "no note"),
+        ({"notes": [None]}, "None is no note"),
+        ({"notes": ["C#4/Eb4"]}, "'C#4/Eb4' is no note"),
         ({"durations_s": [-0.1]}, "negative"),
         ({"durations_s": ["nan"]}, "no number"),
         ({"slurs": [2]}, "0 or 1"),

@@ -236,7 +236,7 @@ def test_a_report_that_fails_leaves_the_old_one(items, tmp_path, monkeypatch):
     def disk_full(*_):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("unisono.evaluation.summary.os.replace", disk_full)
+    monkeypatch.setattr("unisono.files.os.replace", disk_full)
     with pytest.raises(OSError, match="no space"):
         run(items[:2], tmp_path)
     assert (tmp_path / "report.html").read_bytes() == before

@@ -19,7 +19,7 @@ from unisono.scores import (
     parse_score,
     score_units,
 )
-from unisono.scores.syllables import carrier, is_vowel, share_out
+from unisono.scores.syllables import carrier, is_nucleus, share_out
 from unisono.text.phonemize import phonemizer
 
 TWINKLE = "C4:0.5:twin- C4:0.5:kle G4:1:star A4:0.5:+ rest:0.25 C4:1:beau- D4:1:ti- E4:0.5:ful rest:0.3"
@@ -218,7 +218,7 @@ def test_sharing_out_loses_nothing(symbols: list[str], count: int) -> None:
     assert len(parts) == count
     assert [symbol for part in parts for symbol in part] == symbols
     assert parts[0]
-    vowels = [sum(map(is_vowel, part)) for part in parts]
+    vowels = [sum(map(is_nucleus, part)) for part in parts]
     if sum(vowels) == count:
         assert vowels == [1] * count
     if sum(vowels) > count:
@@ -249,7 +249,7 @@ def test_units_keep_every_note_and_rest(items: list[tuple[int, int, str, int]]) 
     score = parse_score(text)
     units = score_units(score, Letters())
     assert len(units.phonemes) == len(units.notes) == len(units.note_durations_s) == len(units.slurs)
-    held = [i for i, symbol in enumerate(units.phonemes) if symbol == "_" or is_vowel(symbol)]
+    held = [i for i, symbol in enumerate(units.phonemes) if symbol == "_" or is_nucleus(symbol)]
     assert [units.notes[i] for i in held if units.notes[i]] == [note.pitch for note in score.notes]
     assert sum(units.note_durations_s[i] for i in held) == pytest.approx(score.duration_s, abs=1e-4)
     assert all((symbol == "_") == (note == 0) for symbol, note in zip(units.phonemes, units.notes, strict=True))

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile as sf
 import torch
 
 from conftest import TOY_PHONEMES, TOY_SPEAKERS
+from streams import RATE, flac, ids, make_shards, source
 from toy import make_tar, toy_collator, toy_dataset
 from unisono.data.collate import Collator
 from unisono.data.datasets import DATASETS
@@ -26,38 +26,17 @@ from unisono.data.streaming import StreamedBatches, TarShards, streamed_dataload
 from unisono.data.tar_shards import write_shards
 from unisono.errors import UserError
 
-RATE = 24_000
 
-
-def flac(seconds: float, level: float = 0.1) -> bytes:
-    buffer = io.BytesIO()
-    sf.write(buffer, np.full(round(seconds * RATE), level), RATE, format="FLAC")
-    return buffer.getvalue()
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What is noted of shards, in a folder of the test's own."""
+    monkeypatch.setenv("UNISONO_CACHE", str(tmp_path / "cache of mine"))
+    return tmp_path / "cache of mine"
 
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve shards of seven clips, 0.2 to 1 s long."""
-    folder = tmp_path_factory.mktemp("shards with space")
-    rng = np.random.default_rng(0)
-    for shard in range(12):
-        members = {}
-        for item in range(7):
-            key = f"clip{shard:02d}_{item}"
-            members[f"{key}.json"] = json.dumps(
-                {"caption": key, "duration_s": (d := float(rng.uniform(0.2, 1.0)))}
-            ).encode()
-            members[f"{key}.flac"] = flac(round(d * RATE) / RATE)
-        make_tar(folder / f"train-{shard:03d}.tar", members)
-    return folder
-
-
-def source(folder: Path | str, task: str = "text_to_audio", pattern: str = "train-*.tar", **options) -> TarShards:
-    return TarShards(str(Path(folder) / pattern), DATASETS[task](None, **options))
-
-
-def ids(batches, number: int) -> list[list[str]]:
-    return [[sample.audio_id for sample in batch] for batch in itertools.islice(iter(batches), number)]
+    return make_shards(tmp_path_factory.mktemp("shards with space"))
 
 
 @pytest.mark.parametrize("options", [{}, {"max_batch_frames": 120}])
@@ -98,8 +77,25 @@ def test_processes_that_do_not_divide_the_streams_are_told_what_to_set(shards: P
     loader = streamed_dataloader([source(shards)], 5, collate_fn=list, num_streams=4)
     with pytest.raises(UserError, match=r"3 processes x 1 workers do not divide num_streams \(4\); set it to a mul"):
         next(TrainBatches(loader, 0, 0, 3).stream(0))
-    with pytest.raises(UserError, match="12 shards cannot feed 13 streams"):
+    with pytest.raises(UserError, match=r"12 shards cannot feed 13 streams; .* null \(here 8\) or make"):
         StreamedBatches([source(shards)], 5, num_streams=13)
+    few = streamed_dataloader([source(shards, pattern="train-00[01].tar")], 5, collate_fn=list)
+    with pytest.raises(UserError, match=r"of 3, for which 2 shards are too few: .*--max-mb 0\.\d+"):
+        next(TrainBatches(few, 0, 0, 3).stream(0))
+
+
+@pytest.mark.parametrize("option", [{"shuffle_mb": 0}, {"shuffle_mb": float("inf")}, {"num_streams": 0},
+                                    {"batch_size": 0}, {"shuffle_items": -1}])  # fmt: skip
+def test_settings_that_are_none_are_named(shards: Path, option: dict) -> None:
+    (name,) = option
+    with pytest.raises(UserError, match=rf"{name} is .*; it must be"):
+        StreamedBatches([source(shards)], **{"batch_size": 4, **option})
+
+
+@pytest.mark.parametrize(("numbers", "streams"), [([12], 8), ([40], 16), ([1, 12], 1), ([5, 40], 4)])
+def test_streams_are_as_many_as_every_set_can_feed(numbers: list[int], streams: int) -> None:
+    sets = [TarShards([f"pipe:{i}" for i in range(number)], DATASETS["text_to_audio"](None)) for number in numbers]
+    assert StreamedBatches(sets, 5).num_streams == streams
 
 
 def test_sets_are_mixed_by_their_weights(shards: Path) -> None:
@@ -278,11 +274,19 @@ def test_inputs_are_degraded_on_the_fly_in_a_stream_too(shards: Path) -> None:
         assert 0.3 <= float(ratio.mean()) <= 0.6 and float(ratio.std()) < 1e-5
 
 
+def members_of(folder: Path) -> list[str]:
+    names = []
+    for path in sorted(folder.glob("*.tar")):
+        with tarfile.open(path) as archive:
+            names += archive.getnames()
+    return names
+
+
 def test_targets_to_be_degraded_where_they_are_read_can_be_sharded(toy_corpus: Path, tmp_path: Path) -> None:
     from unisono.data.commands import shard
 
     lines = [{"audio_id": f"speech_enhancement_{i}"} for i in range(8)]
     content = write_jsonl(tmp_path / "speech_enhancement" / "train" / "content.jsonl", lines)
     shard(content, tmp_path / "shards", audio=toy_corpus / "speech_enhancement" / "audio.jsonl", task=None)
-    with tarfile.open(tmp_path / "shards" / "shard-000000.tar") as archive:
-        assert len(archive.getnames()) == 16
+    endings = Counter(Path(name).suffix for name in members_of(tmp_path / "shards"))
+    assert endings == {".json": 8, ".flac": 8}

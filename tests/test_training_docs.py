@@ -208,8 +208,8 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("checkout")
     for name in ("train.py", "configs", "examples"):
         (place / name).symlink_to(ROOT / name)
-    counts = {f"num_{task}": (6, 3, 3) for task in ("text_to_audio", "text_to_speech", "speech_enhancement")}
-    build_mini_corpus(place / "data/mini", workers=1, progress=False, **counts)
+    counts = dict.fromkeys(("text_to_audio", "text_to_speech", "speech_enhancement"), (6, 3, 3))
+    build_mini_corpus(place / "data/mini", workers=1, progress=False, counts=counts)
     for name, text in programs().items():
         (place / name).write_text(text)
     return place

@@ -20,7 +20,6 @@ from unisono.errors import UserError
 from unisono.media.locations import Location
 
 RATE = 24_000
-ERRORS = {kind for kind, row in KINDS.items() if row.level == "error"}
 
 
 def sound(seed: int, seconds: float = 1.0, rate: int = RATE) -> np.ndarray:
@@ -71,6 +70,15 @@ def edit(manifest: Path, number: int, **changes: Any) -> None:
 
 def examine(*paths: Path, **options: Any) -> Validated:
     return validate(paths, **{"workers": 1, "store": None, "progress": False, **options})
+
+
+def errors_of(validated: Validated) -> list[Finding]:
+    return list(validated.findings.of_level("error"))
+
+
+def ids_of(validated: Validated, place: int = 0) -> list[str]:
+    corpus = validated.corpora[place]
+    return [corpus.line(item).record["audio_id"] for item in range(len(corpus))]
 
 
 def only(validated: Validated, kind: str) -> Finding:
@@ -353,13 +361,13 @@ def test_fix_writes_good_manifests_and_touches_no_audio(tmp_path: Path) -> None:
     edit(train / "audio.jsonl", 4, audio="../audio/test ü0.wav")  # a recording of the test split
     before = {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.rglob("*.*"))}
     validated = examine(folder)
-    assert {f.kind for f in validated.errors} == {"missing_file", "wrong_duration", "shared_audio"}
+    assert {f.kind for f in errors_of(validated)} == {"missing_file", "wrong_duration", "shared_audio"}
     out = tmp_path / "far away" / "clean"
-    text = fix(validated, out / "speech_enhancement")
+    fixed = fix(validated, out / "speech_enhancement")
     assert {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.rglob("*.*"))} == before
     again = examine(out)
     assert not again.findings, table(again)
-    assert [item.audio_id for item in again.corpora[0].items] == ["train ü1", "train ü2"] and "2 lines kept" in text
+    assert ids_of(again) == ["train ü1", "train ü2"] and fixed.complete and "2 of 4 lines kept" in fixed.text
     durations = [json.loads(line)["duration_s"] for line in (out / "speech_enhancement/train/audio.jsonl").open()]
     assert durations == [1.0, 1.0]
     removed = [json.loads(line) for line in (out / "speech_enhancement/removed.jsonl").open()]

@@ -96,11 +96,35 @@ def latent_statistics(
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="Hydra override, such as model/autoencoder=log_mel.")
     ] = None,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
 ) -> None:
     """Mean and standard deviation per latent channel over the audio of manifests."""
     from unisono.models.autoencoder.statistics import write_statistics
 
-    typer.echo(write_statistics(manifests, output, overrides or []))
+    typer.echo(write_statistics(manifests, output, overrides or [], device))
+
+
+@app.command("reconstruct")
+def reconstruct(
+    files: Annotated[list[Path], typer.Argument(help="Recordings.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder of the decoded recordings and of reconstruction.json.")
+    ],
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="Hydra override, such as model/autoencoder=oobleck.")
+    ] = None,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
+) -> None:
+    """Encode and decode recordings, and measure what the autoencoder alone loses.
+
+    Example: unisono reconstruct a.wav b.flac --set model/autoencoder=log_mel -o reconstructed
+    """
+    from unisono.evaluation.reconstruction import reconstruction_report
+    from unisono.inference.pipeline import choose_device
+    from unisono.models.autoencoder.configured import configured_autoencoder
+
+    autoencoder, _ = configured_autoencoder(overrides or [])
+    typer.echo(reconstruction_report(autoencoder.eval().to(choose_device(device)), files, output).table())
 
 
 def main() -> None:

@@ -167,13 +167,31 @@ _ROWS = (
 )
 
 TASKS: dict[str, Task] = {task.name: task for task in _ROWS}
-_BY_SHORT = {task.short: task for task in _ROWS}
+
+
+def register_task(task: Task) -> Task:
+    """Add a row from outside the project, when its module is imported; the same row may be added again.
+
+    Raises:
+        UserError: another task has the name or the abbreviation, or the row has no instruction.
+    """
+    if not task.instructions:
+        raise UserError(f"task {task.name!r} has no instructions; give some paraphrases, one is drawn per item")
+    for other in TASKS.values():
+        if {task.name, task.short} & {other.name, other.short} and task != other:
+            raise UserError(f"task {task.name!r} ({task.short}) is taken by {other.name!r} ({other.short}); rename it")
+    return TASKS.setdefault(task.name, task)
+
+
+def task_index(name: str) -> int:
+    """Position of a task in the table."""
+    return list(TASKS).index(name)
 
 
 def get_task(name: str) -> Task:
     """Look a task up by its name or its abbreviation."""
-    task = TASKS.get(name) or _BY_SHORT.get(name)
+    task = TASKS.get(name) or next((task for task in TASKS.values() if task.short == name), None)
     if task is None:
-        known = ", ".join(f"{t.name} ({t.short})" for t in _ROWS)
+        known = ", ".join(f"{t.name} ({t.short})" for t in TASKS.values())
         raise UserError(f"unknown task {name!r}; choose one of {known}")
     return task

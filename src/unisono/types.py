@@ -25,9 +25,10 @@ class Alignment(Enum):
 
 @dataclass(frozen=True)
 class TextContent:
-    """A caption."""
+    """A caption, and its cached embedding ``(L, D)`` where a frozen encoder reads it."""
 
     text: str
+    embedding: Tensor | None = None
     modality = "text"
 
 
@@ -116,6 +117,7 @@ class Sample:
         audio_id: unique within the data set.
         task: a name of ``unisono.tasks``; it chooses folders and metrics, the model never sees it.
         instruction: free text.
+        instruction_embedding: its cached embedding ``(L, D)``, where a frozen encoder reads it.
         content: one typed content per modality the item has.
         waveform: target, float32 ``(S,)``; absent at inference and where its latent is cached.
         latent: cached latent of the target, float32 ``(T, C)``.
@@ -131,6 +133,7 @@ class Sample:
     latent: Tensor | None = None
     num_samples: int | None = None
     item_name: str = ""
+    instruction_embedding: Tensor | None = None
 
 
 def _to(value: Any, device: torch.device) -> Any:
@@ -163,7 +166,8 @@ class Batch:
     """Samples grouped by modality, so that every encoder runs once whatever the task mix.
 
     Attributes:
-        instruction_tokens: int64 ``(B, L)`` UTF-8 bytes plus one, zero at padding.
+        instruction: what the instruction encoder takes as keyword arguments: ``tokens`` int64 ``(B, L)``, zero at
+            padding, or cached ``embedding (B, L, D)`` and its ``lengths (B,)``.
         contents: modality -> ContentBatch.
         waveform: ``(B, S)`` targets, zero at padding; None at inference, and where their latents are cached.
         waveform_lengths: int64 ``(B,)`` samples.
@@ -175,7 +179,7 @@ class Batch:
     audio_ids: tuple[str, ...]
     tasks: tuple[str, ...]
     task_index: Tensor
-    instruction_tokens: Tensor
+    instruction: dict[str, Tensor]
     contents: dict[str, ContentBatch] = field(default_factory=dict)
     waveform: Tensor | None = None
     waveform_lengths: Tensor | None = None

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from unisono.config import rules
+from unisono.config.data_rules import check_data
 from unisono.config.entries import INFERENCE, EntryPoint
 from unisono.config.faults import UNRESOLVED, Fault, items, join, resolve_all, written_references
 from unisono.config.signatures import Misfit, find_target, misfits
@@ -46,15 +48,17 @@ def check_config(cfg: DictConfig, entry: EntryPoint, *, num_processes: int = 1, 
         faults += rules.check_optimizer(plain)
     if "trainer" not in broken:
         faults += rules.check_trainer(plain)
-    faults += rules.check_data(plain, built, entry, num_processes, with_files)
+    faults += check_data(raw, plain, built, entry, num_processes, with_files)
     return _without_consequences(faults, raw)
 
 
 def _without_consequences(faults: Sequence[Fault], raw: Mapping[str, Any]) -> list[Fault]:
     """Faults without those that only follow from another one, and with a hint where a group was meant."""
-    places = {fault.place for fault in faults}
+    places = Counter(fault.place for fault in dict.fromkeys(faults))
     kept: dict[Fault, None] = {}
     for fault in faults:
+        if places[fault.place] > 1 and " takes no " in fault.message:
+            continue  # said better by the other
         holder = re.search(r"node `([^`]+)` is not a container", fault.message)
         if holder and holder[1] in places:
             continue

@@ -119,16 +119,19 @@ def _checked(cfg: DictConfig, entry: EntryPoint) -> DictConfig:
     from hydra.core.hydra_config import HydraConfig
 
     from unisono.config.check import check_config, overrides_without_effect
+    from unisono.config.data_rules import data_warnings
     from unisono.config.faults import ConfigError
 
     hydra_cfg = HydraConfig.get()
     faults = check_config(cfg, entry, num_processes=int(os.environ.get("WORLD_SIZE", "1")))
     if faults:
         raise ConfigError(faults, primary_config(str(hydra_cfg.job.config_name), config_folder(hydra_cfg)))
+    done = resolved(cfg)
     if is_main_process():
-        for message in overrides_without_effect(cfg, list(hydra_cfg.overrides.task)):
+        own = overrides_without_effect(cfg, list(hydra_cfg.overrides.task))
+        for message in [*own, *data_warnings(done)]:
             logger.warning(message)
-    return resolved(cfg)
+    return done
 
 
 def _leave_processes() -> None:

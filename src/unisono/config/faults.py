@@ -11,6 +11,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.basecontainer import BaseContainer
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException, UnsupportedInterpolationType
 
+from unisono.config.data_set_files import data_set_hint
 from unisono.errors import UserError
 from unisono.suggest import did_you_mean, nearest_keys
 
@@ -143,9 +144,12 @@ def _message(error: Exception, place: str, text: str, cfg: DictConfig) -> str:
     if isinstance(error, InterpolationKeyError):
         missing = re.search(r"'([^']+)'", first)
         name = missing[1] if missing else text
+        if (known := data_set_hint(name, cfg)) is not None:
+            return f"{text} points to nothing; {known}"
         near = nearest_keys(name, OmegaConf.to_container(cfg, resolve=False))
         return f"{text} points to nothing" + (f"; did you mean {' or '.join(near)}?" if near else "")
     if isinstance(error, UnsupportedInterpolationType):
         name = first.rpartition(" ")[2]
         return f"{text}: there is no resolver {name!r}; {did_you_mean(name, BaseContainer._resolvers)}"
-    return f"{text}: {first.replace(' raised while resolving interpolation', '')}"
+    first = first.replace(" raised while resolving interpolation", "").removeprefix("UserError: ")
+    return f"{text}: {first}"

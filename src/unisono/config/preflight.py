@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from unisono.config.check import check_config, overrides_without_effect
+from unisono.config.data_rules import chosen_sets, data_warnings
 from unisono.config.entries import ENTRY_POINTS, EVALUATION, INFERENCE, TRAINING, EntryPoint
 from unisono.config.entry import primary_config, resolved
 from unisono.config.faults import ConfigError
+from unisono.config.manifest_rules import unread_manifests
 from unisono.config.messages import Composition, explain
 from unisono.config.signatures import find_target
 from unisono.config.tree import config_dir, hydra_in, locate_config_path
@@ -52,7 +54,10 @@ def compose_checked(
     faults = check_config(cfg, entry, num_processes=num_processes, with_files=with_files)
     if faults:
         raise ConfigError(faults, primary_config(config_name, directory))
-    return resolved(cfg), entry, overrides_without_effect(cfg, overrides)
+    done = resolved(cfg)
+    plain: Any = OmegaConf.to_container(done)
+    notes = unread_manifests(chosen_sets(plain, plain)) if with_files else []
+    return done, entry, [*overrides_without_effect(cfg, overrides), *data_warnings(done), *notes]
 
 
 def _entry_of(config_name: str, cfg: DictConfig) -> EntryPoint:
@@ -154,20 +159,36 @@ def _estimate(cfg: DictConfig, launch: Launch, batch_size: int, accumulation: in
 
 def longest_clip_s(cfg: DictConfig) -> tuple[float, str]:
     """Length of the longest training clip, and where it is from; the optional ``duration_s`` of manifests tells."""
-    longest_s, limits = 0.0, []
-    dataset = cfg.train_dataloader.get("dataset") or {}  # a stream has none
-    for node in dataset.get("datasets", []):
-        limit, crop_s = node.get("max_duration_s"), node.get("crop_s") or math.inf
-        limits.append(limit if crop_s == math.inf else min(limit or math.inf, crop_s))
-        path = Path(str(node.get("audio")))
-        if not path.is_file():
-            continue
-        for _, record in read_jsonl(path):
+    longest_s, limits, unlimited = (0.0, ""), [], False
+    for node in _training_sets(cfg):
+        limit_s, limit = _shown_at_most(node)
+        limits.append((limit_s, limit))
+        unlimited = unlimited or limit_s == math.inf
+        path, left_out_s = Path(str(node.get("audio"))), node.get("max_duration_s") or math.inf
+        for _, record in read_jsonl(path) if path.is_file() else ():
             given = record.get("duration_s")
-            if isinstance(given, (int, float)) and (limit is None or given <= limit):
-                longest_s = max(longest_s, min(float(given), crop_s))
-    if longest_s:
-        return round(longest_s, 2), "the longest of the training manifests"
-    if limits and all(limit is not None for limit in limits):
-        return float(max(limits)), "max_duration_s or crop_s of the training sets"
+            if isinstance(given, (int, float)) and given <= left_out_s:
+                source = (
+                    "the longest of the training manifests" if given <= limit_s else f"{limit} of the training sets"
+                )
+                longest_s = max(longest_s, (min(float(given), limit_s), source))
+    if longest_s[0]:
+        return round(longest_s[0], 2), longest_s[1]
+    if limits and not unlimited:
+        at_most_s, limit = max(limits)
+        return float(at_most_s), f"{limit} of the training sets"
     return 10.0, "assumed, because the training manifests do not tell; say --duration-s"
+
+
+def _training_sets(cfg: DictConfig) -> list[Any]:
+    """Nodes of the data sets that are trained on, those of shards included."""
+    loader = cfg.train_dataloader
+    dataset = loader.get("dataset") or {}
+    streamed = [shards.get("dataset") for shards in loader.get("datasets") or [] if isinstance(shards, DictConfig)]
+    return [*dataset.get("datasets", []), *(node for node in streamed if node is not None)]
+
+
+def _shown_at_most(node: Any) -> tuple[float, str]:
+    """Seconds that a data set shows of an item at most, and the setting that says so."""
+    given = [(node.get(name), name) for name in ("crop_s", "max_duration_s")]
+    return min(((float(seconds), name) for seconds, name in given if seconds), default=(math.inf, ""))

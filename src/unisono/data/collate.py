@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from unisono.data.datasets import AudioGenerationDataset, ConcatDataset
 from unisono.data.datasets.base import Symbols
 from unisono.errors import UserError
-from unisono.tasks import TASKS
+from unisono.tasks import task_index
+from unisono.text.tokens import Tokenizer, tokenizer
 from unisono.timing import latent_rate_hz, unit_boundaries
 from unisono.types import (
     AudioContent,
@@ -24,8 +24,6 @@ from unisono.types import (
     VideoContent,
 )
 
-_TASK_INDEX = {name: index for index, name in enumerate(TASKS)}
-
 
 def pad(rows: Sequence[Tensor]) -> Tensor:
     """Stack tensors whose first dimensions differ, zeros at the ends."""
@@ -36,20 +34,15 @@ def lengths_of(rows: Sequence[Tensor]) -> Tensor:
     return torch.tensor([row.shape[0] for row in rows])
 
 
-def text_tokens(texts: Sequence[str]) -> Tensor:
-    """UTF-8 bytes plus one, int64 ``(B, L)``, zero at padding."""
-    if not all(text.strip() for text in texts):
-        raise UserError("an instruction or caption of the batch is empty; write one")
-    return pad([torch.tensor(list(text.encode()), dtype=torch.long) + 1 for text in texts])
-
-
 class Collator:
-    """Collate function; it needs the vocabularies of the model it feeds.
+    """Collate function; it needs the vocabularies and tokenizers of the model it feeds.
 
     Args:
         phonemes: as given to the phoneme encoder.
         speakers: likewise.
         sample_rate, hop_samples: of the model; phonemes with an F0 contour are laid out on its latent frames.
+        text_tokenizer, instruction_tokenizer: names of the pretrained encoders that read captions and instructions;
+            None is bytes.
     """
 
     def __init__(
@@ -58,7 +51,10 @@ class Collator:
         speakers: Sequence[str] = (),
         sample_rate: int = 24_000,
         hop_samples: int = 480,
+        text_tokenizer: str | None = None,
+        instruction_tokenizer: str | None = None,
     ) -> None:
+        self.tokenize_text, self.tokenize_instruction = tokenizer(text_tokenizer), tokenizer(instruction_tokenizer)
         self.phoneme_token = {symbol: index + 1 for index, symbol in enumerate(phonemes)}
         self.speaker_index = {name: index + 1 for index, name in enumerate(speakers)}
         self.latent_rate_hz = latent_rate_hz(sample_rate, hop_samples)
@@ -86,14 +82,19 @@ class Collator:
         return Batch(
             audio_ids=tuple(sample.audio_id for sample in samples),
             tasks=tuple(sample.task for sample in samples),
-            task_index=torch.tensor([_TASK_INDEX[sample.task] for sample in samples]),
-            instruction_tokens=text_tokens([sample.instruction for sample in samples]),
+            task_index=torch.tensor([task_index(sample.task) for sample in samples]),
+            instruction=_texts(
+                [sample.instruction for sample in samples],
+                [sample.instruction_embedding for sample in samples],
+                self.tokenize_instruction,
+            ),
             contents=contents,
             **_targets(samples),
         )
 
     def _text(self, index: Tensor, samples: Sequence[Sample], contents: Sequence[TextContent]) -> ContentBatch:
-        return ContentBatch(index, {"tokens": text_tokens([content.text for content in contents])})
+        texts, embeddings = [content.text for content in contents], [content.embedding for content in contents]
+        return ContentBatch(index, _texts(texts, embeddings, self.tokenize_text))
 
     def _phonemes(self, index: Tensor, samples: Sequence[Sample], contents: Sequence[PhonemeContent]) -> ContentBatch:
         inputs = {"tokens": pad(self._tokens(samples, contents)), **self._speakers(samples, contents)}
@@ -191,6 +192,16 @@ class Collator:
             )
 
 
+def _texts(texts: Sequence[str], embeddings: Sequence[Tensor | None], tokenize: Tokenizer) -> dict[str, Tensor]:
+    """Inputs of a text encoder: cached embeddings, or tokens."""
+    cached = [embedding for embedding in embeddings if embedding is not None]
+    if not cached:
+        return {"tokens": tokenize(texts)}
+    if len(cached) != len(texts):
+        raise ValueError("a batch mixes texts with cached embeddings and without")
+    return {"embedding": pad(cached), "lengths": lengths_of(cached)}
+
+
 def _targets(samples: Sequence[Sample]) -> dict[str, Tensor]:
     """Fields of the batch: waveforms, or cached latents, and the targets' lengths in samples."""
     waveforms = [sample.waveform for sample in samples if sample.waveform is not None]
@@ -210,17 +221,3 @@ def _durations(contents: Sequence[PhonemeContent | ScoreContent]) -> Tensor | No
     if all(content.durations_s is None for content in contents):
         return None
     return pad([torch.zeros(len(c.phonemes)) if c.durations_s is None else c.durations_s for c in contents])
-
-
-def check_vocabulary(dataset: ConcatDataset, collator: Collator) -> None:
-    """Raise for the first item with a phoneme or speaker that the model does not have; no audio is read.
-
-    Data sets whose files are not checked either are left to ``unisono validate``.
-    """
-    for part in dataset.datasets:
-        if not part.check_files or type(part).symbolic_content is AudioGenerationDataset.symbolic_content:
-            continue
-        for index in range(len(part)):
-            line = part.line(index)
-            for content in part.symbolic_content(line):
-                collator.check(line.where, content)

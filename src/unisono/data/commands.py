@@ -48,10 +48,16 @@ def shard(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the shards.")],
     task: Annotated[str | None, typer.Option("--task", help="Default: the name of the folder above the split.")] = None,
     audio: Annotated[Path | None, typer.Option("--audio", help="audio.jsonl; default: beside the content.")] = None,
-    max_mb: Annotated[float, typer.Option("--max-mb", min=0.01, help="Megabytes of a shard at most.")] = 1000.0,
+    max_mb: Annotated[
+        float | None,
+        typer.Option("--max-mb", min=0.01, help="Megabytes of a shard at most; default: 32 shards, or more of 1000."),
+    ] = None,
     name: Annotated[str, typer.Option("--name", help="First name of the shards.")] = "shard",
+    workers: Annotated[int | None, typer.Option("--workers", min=1, help="Processes; default: one per core.")] = None,
 ) -> None:
     """Write a data set as WebDataset tar shards, to be streamed (docs/data_format.md).
+
+    A run that was killed goes on where it was: give the same command again.
 
     Example: unisono shard data/mini/text_to_audio/train/content.jsonl -o shards
     """
@@ -68,7 +74,8 @@ def shard(
     if issubclass(kind, RestorationDataset) and first.get(kind.input_field) is None:
         options["degradation"] = degraded_elsewhere  # the shards' targets are degraded where they are read
     dataset = kind(content, audio or content.with_name("audio.jsonl"), **options)
-    for path in write_shards(dataset, out, max_bytes=round(max_mb * 1e6), name=name):
+    max_bytes = None if max_mb is None else round(max_mb * 1e6)
+    for path in write_shards(dataset, out, max_bytes=max_bytes, name=name, workers=workers):
         typer.echo(path)
 
 
@@ -88,6 +95,11 @@ def validate(
     align: Annotated[
         bool, typer.Option("--align", help="Compare English sentences with their recordings; slow.")
     ] = False,
+    config: Annotated[
+        str | None,
+        typer.Option("--config", help="Compare with its phonemes and speakers: a name, or a run's config.yaml."),
+    ] = None,
+    config_path: Annotated[str | None, typer.Option("--config-path", "-cp", help="Folder of your own configs.")] = None,
     vocabulary: Annotated[
         Path | None, typer.Option("--vocabulary", help="Phonemes that are allowed: a text, JSON or YAML file.")
     ] = None,
@@ -102,18 +114,23 @@ def validate(
 ) -> None:
     """Read every line and file of a corpus once and report what is wrong; exit status 1 if there are errors.
 
-    Example: unisono validate data/mini --fix data/mini_clean
+    With --fix it is 0 if each manifest has a clean copy. Example: unisono validate data/mini --fix data/mini_clean
     """
-    from unisono.data.validate import Limits, fix, table, write_report
+    from unisono.data.validate import Limits, fix, read_model_inputs, table, write_report
     from unisono.data.validate import validate as examine
     from unisono.data.validate.report import write_default_report
     from unisono.data.validate.text_checks import read_vocabulary
 
+    if config is not None and vocabulary is not None:
+        raise UserError("--config and --vocabulary both say which phonemes are allowed; give one of them")
+    if config is not None:
+        sys.path.insert(0, str(Path.cwd()))  # as `python train.py` finds modules beside the script
     validated = examine(
         manifests,
         task=task,
         limits=Limits(min_bandwidth_hz=min_bandwidth_hz),
         vocabulary=None if vocabulary is None else read_vocabulary(vocabulary),
+        model=None if config is None else read_model_inputs(config, config_path),
         align=align,
         workers=workers,
         store="default" if cache else None,
@@ -122,7 +139,10 @@ def validate(
     written = write_report(validated, json_file) if json_file is not None else write_default_report(validated)
     if written is not None:
         typer.echo(f"report: {written}")
+    good = not validated.num_errors
     if fix_folder is not None:
-        typer.echo(fix(validated, fix_folder))
-    if validated.errors:
+        fixed = fix(validated, fix_folder)
+        typer.echo(fixed.text)
+        good = fixed.complete
+    if not good:
         raise typer.Exit(1)

@@ -2,39 +2,61 @@
 
 An item costs 36 bytes here, whatever its line holds; the line is read from the file when the item is asked for. So ten
 million items take 360 MB once, in pages that all workers of a machine share: the index of large manifests is kept in
-the cache folder and mapped into memory, and the next start does not read the manifests at all.
+the cache folder and mapped into memory, and the next start does not read the manifests at all
+(:mod:`unisono.data.kept_index`).
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
-import shutil
 from array import array
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
+from unisono.data.kept_index import (
+    KeptIndex,
+    NamedFiles,
+    cache_place,
+    keep,
+    load_kept,
+    manifest_stamps,
+    with_new_stamps,
+)
 from unisono.data.manifest import Fields, parse_line, scan_lines
+from unisono.data.vocabulary import Vocabulary
 from unisono.errors import UserError
-from unisono.files import cache_dir, locked, replaced_folder
+from unisono.media.locations import Location
 
 logger = logging.getLogger(__name__)
 
 CACHED_FROM_ITEMS = 50_000
 """Smaller manifests are read at each start; that takes less than a second or two."""
 
-_VERSION = 1
 _NONE = -1
 _LINE_BYTES = 4096
+_AHEAD_LINES = 10_000
+"""So far apart, in lines, an item's two lines may be for the second to be parsed once only."""
 
-Check = Callable[[Fields, Fields | None], float]
-"""Checks an item's content and target lines, and returns the target's seconds (0 without a target)."""
+
+class Items(Protocol):
+    """What an index asks a data set about its lines; see ``AudioGenerationDataset``."""
+
+    @property
+    def check_files(self) -> bool: ...
+
+    def check_item(self, line: Fields, target: Fields | None) -> float: ...
+
+    def input_files(self, line: Fields) -> tuple[tuple[str, Location], ...]: ...
+
+    def other_files(self, line: Fields) -> tuple[tuple[str, Location], ...]: ...
+
+    def symbolic_content(self, line: Fields) -> Sequence[Any]: ...
 
 
 class ManifestFile:
@@ -71,6 +93,7 @@ class Index:
         content_line, audio_line: int32 line numbers, for messages.
         id_hash: uint64 of the ``audio_id``; tells whether a manifest was changed under a run.
         duration_s: float32 seconds of the target, 0 without.
+        vocabulary: the symbols of all items that were read, those of rows left out later included.
     """
 
     content_offset: np.ndarray
@@ -79,17 +102,36 @@ class Index:
     audio_line: np.ndarray
     id_hash: np.ndarray
     duration_s: np.ndarray
+    vocabulary: Vocabulary = field(default_factory=Vocabulary)
 
     def __len__(self) -> int:
         return len(self.duration_s)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A mapped column travels as the place of its file, so that spawned workers share its pages too."""
-        return _from_columns, ({f.name: _packed(getattr(self, f.name)) for f in fields(self)},)
+        return _from_columns, ({name: _packed(getattr(self, name)) for name in COLUMNS}, self.vocabulary)
 
     def rows(self, chosen: np.ndarray | slice) -> Index:
         """Some of the rows; a slice copies nothing."""
-        return Index(**{f.name: getattr(self, f.name)[chosen] for f in fields(self)})
+        return Index(**{name: getattr(self, name)[chosen] for name in COLUMNS}, vocabulary=self.vocabulary)
+
+    def lines(self, row: int, content: ManifestFile, audio: ManifestFile | None) -> tuple[Fields, Fields | None]:
+        """A row's lines of both manifests."""
+        line = content.fields(int(self.content_offset[row]), int(self.content_line[row]))
+        if audio is None:
+            return line, None
+        return line, audio.fields(int(self.audio_offset[row]), int(self.audio_line[row]))
+
+
+COLUMNS: dict[str, Any] = {
+    "content_offset": np.int64,
+    "content_line": np.int32,
+    "audio_offset": np.int64,
+    "audio_line": np.int32,
+    "id_hash": np.uint64,
+    "duration_s": np.float32,
+}
+_TYPE_CODES: dict[Any, str] = {np.int64: "q", np.int32: "i", np.uint64: "Q", np.float32: "f"}
 
 
 def _packed(column: np.ndarray) -> Any:
@@ -106,8 +148,8 @@ class _Mapped:
     mtime_ns: int
 
 
-def _from_columns(columns: dict[str, Any]) -> Index:
-    return Index(**{name: _unpacked(column) for name, column in columns.items()})
+def _from_columns(columns: dict[str, Any], vocabulary: Vocabulary) -> Index:
+    return Index(**{name: _unpacked(column) for name, column in columns.items()}, vocabulary=vocabulary)
 
 
 def _unpacked(column: Any) -> np.ndarray:
@@ -118,33 +160,21 @@ def _unpacked(column: Any) -> np.ndarray:
     return np.load(column.path, mmap_mode="r", allow_pickle=False)
 
 
-_TYPES: dict[str, Any] = {
-    "content_offset": np.int64,
-    "content_line": np.int32,
-    "audio_offset": np.int64,
-    "audio_line": np.int32,
-    "id_hash": np.uint64,
-    "duration_s": np.float32,
-}
-
-_TYPE_CODES: dict[Any, str] = {np.int64: "q", np.int32: "i", np.uint64: "Q", np.float32: "f"}
-
-
 def id_hash(audio_id: str) -> int:
     return int.from_bytes(hashlib.blake2b(audio_id.encode(), digest_size=8).digest(), "little")
 
 
 def build_index(
-    content: Path, audio: Path | None, check: Check, *, split: str | None, kind: Any, max_samples: int | None
+    content: Path, audio: Path | None, items: Items, *, split: str | None, kind: Any, max_samples: int | None
 ) -> Index:
     """Read, join and check a pair of manifests, or take the index that was kept from the last time.
 
     Args:
         content, audio: the manifests; ``audio`` is None where there are no targets.
-        check: of each item.
+        items: checks each item, and says which files and symbols it has.
         split: take only lines whose ``split`` (of either manifest) is this one.
-        kind: whatever else decides what ``check`` accepts; with it the kept index is found again.
-        max_samples: stop after so many items.
+        kind: whatever else decides what ``items`` accepts; with it the kept index is found again.
+        max_samples: stop after so many items; what comes after them is not looked at.
 
     Raises:
         UserError: for the first line that cannot be used.
@@ -152,92 +182,181 @@ def build_index(
     for path in (content, audio):
         if path is not None and not path.is_file():
             next(scan_lines(path))  # raises
-    place, stamps = _cache_place(content, audio, split, kind), _stamps(content, audio)
-    if (kept := _kept(place, stamps)) is not None:
-        return kept if max_samples is None else kept.rows(slice(max_samples))
-    index = _read(content, audio, check, split, max_samples)
+    place, stamps = cache_place(content, audio, split, kind, items), manifest_stamps(content, audio)
+    if (kept := load_kept(place, stamps, items.check_files)) is not None:
+        return _checked_again(kept, content, audio, items, max_samples, place, stamps)
+    index, files = _read(content, audio, items, split, max_samples)
     if len(index) >= CACHED_FROM_ITEMS and max_samples is None:
-        _keep(place, index, stamps)
+        keep(place, KeptIndex(index, files), stamps)
     return index
+
+
+def _checked_again(
+    kept: KeptIndex,
+    content: Path,
+    audio: Path | None,
+    items: Items,
+    max_samples: int | None,
+    place: Path,
+    stamps: list[list[int]],
+) -> Index:
+    """A kept index, after its items were checked whose files have changed."""
+    index = kept.index
+    number = len(index) if max_samples is None else min(max_samples, len(index))
+    if kept.files is not None:
+        changed, file_stamps = kept.files.changed_rows(number)
+        if len(changed):
+            logger.info("%s: files of %d items have changed; these are checked again", content, len(changed))
+            files = ManifestFile(content), None if audio is None else ManifestFile(audio)
+            duration_s = np.array(index.duration_s)
+            for row in changed:
+                line, target = index.lines(int(row), *files)
+                duration_s[row] = items.check_item(line, target)
+                for symbols in items.symbolic_content(line):
+                    index.vocabulary.add(line.line, symbols)
+            kept = with_new_stamps(kept, duration_s, file_stamps)
+            index = kept.index
+            if max_samples is None:
+                keep(place, kept, stamps)
+    return index if max_samples is None else index.rows(slice(max_samples))
 
 
 # -- reading ----------------------------------------------------------------------------------------------------------
 
 
+def item_files(items: Items, line: Fields, target: Fields | None) -> Iterator[Path]:
+    """The files, or archives, that an item's lines name."""
+    if target is not None:
+        yield target.location("audio").path
+    for _, location in (*items.input_files(line), *items.other_files(line)):
+        yield location.path
+
+
 class _Targets:
-    """The lines of ``audio.jsonl``, found by ``audio_id``."""
+    """The lines of ``audio.jsonl``, read beside those of ``content.jsonl`` and found by ``audio_id``.
+
+    Where both manifests have one order, or nearly, each line is parsed once; lines that lie far from their place are
+    read a second time.
+    """
 
     def __init__(self, path: Path) -> None:
         self.file = ManifestFile(path)
         self.offsets, self.lines, self.hashes = array("q"), array("i"), array("Q")
-        for number, offset, raw in scan_lines(path):
-            audio_id = Fields(path, number, parse_line(f"{path}:{number}", raw)).audio_id()
+        self._unread, self._name = scan_lines(path), str(path)
+        self._ahead: dict[int, tuple[int, Fields]] = {}  # passed over, by hash: row and line
+        self._order: np.ndarray | None = None
+        self._sorted = np.zeros(0, dtype=np.uint64)
+        self._used = bytearray()
+
+    def _next(self) -> tuple[int, Fields] | None:
+        """Row and content of the next line; None behind the last."""
+        for number, offset, raw in self._unread:
+            fields = Fields(self.file.path, number, parse_line(f"{self._name}:{number}", raw))
+            hashed = id_hash(fields.audio_id())
             self.offsets.append(offset)
             self.lines.append(number)
-            self.hashes.append(id_hash(audio_id))
+            self.hashes.append(hashed)
+            self._used.append(0)
+            return len(self.hashes) - 1, fields
+        return None
+
+    def find(self, wanted: int) -> tuple[int, Fields] | None:
+        """Row and line of an ``audio_id``'s hash; None if there is none."""
+        found = self._ahead.pop(wanted, None)
+        while found is None and len(self._ahead) < _AHEAD_LINES and (line := self._next()) is not None:
+            if self.hashes[line[0]] == wanted:
+                found = line
+            else:
+                self._ahead[self.hashes[line[0]]] = line
+        if found is None:
+            row = self._row(wanted)
+            found = None if row is None else (row, self.file.fields(self.offsets[row], self.lines[row]))
+        if found is not None:
+            self._used[found[0]] = 1
+        return found
+
+    def _row(self, wanted: int) -> int | None:
+        """Row of a line anywhere in the file."""
+        if self._order is None:
+            self._read_rest()
+        assert self._order is not None
+        place = int(np.searchsorted(self._sorted, np.uint64(wanted)))
+        if place >= len(self._sorted) or int(self._sorted[place]) != wanted:
+            return None
+        return int(self._order[place])
+
+    def _read_rest(self) -> None:
+        while self._next() is not None:
+            pass
         if not self.hashes:
-            raise UserError(f"{path}: the manifest has no items")
+            raise UserError(f"{self.file.path}: the manifest has no items")
         hashes = np.frombuffer(self.hashes, dtype=np.uint64)
-        self.order = np.argsort(hashes, kind="stable")
-        self.sorted = hashes[self.order]
-        _refuse_repeated(self.file, self.sorted, self.order, self.offsets, self.lines)
-        self.used = np.zeros(len(hashes), dtype=bool)
-        self._next = 0
+        self._order = np.argsort(hashes, kind="stable")
+        self._sorted = hashes[self._order]
 
-    def find(self, wanted: int) -> int | None:
-        """Row of an ``audio_id``'s hash; usually both manifests have the same order."""
-        row = self._next
-        if row >= len(self.hashes) or self.hashes[row] != wanted:
-            place = int(np.searchsorted(self.sorted, np.uint64(wanted)))
-            if place >= len(self.sorted) or int(self.sorted[place]) != wanted:
-                return None
-            row = int(self.order[place])
-        self._next = row + 1
-        self.used[row] = True
-        return row
-
-    def fields(self, row: int) -> Fields:
-        return self.file.fields(self.offsets[row], self.lines[row])
+    def check_rest(self, content: Path) -> None:
+        """Raise for ids that come twice, and for lines that ``content`` did not ask for."""
+        if self._order is None:
+            self._read_rest()
+        assert self._order is not None
+        _refuse_repeated(self.file, self._sorted, self._order, self.offsets, self.lines)
+        if (row := self._used.find(0)) >= 0:
+            extra = self.file.fields(self.offsets[row], self.lines[row])
+            raise extra.fail(
+                f"audio_id {extra.audio_id()!r} has no line in {content}; add it there or remove this line"
+            )
 
 
-def _read(content: Path, audio: Path | None, check: Check, split: str | None, max_samples: int | None) -> Index:
+def _read(
+    content: Path, audio: Path | None, items: Items, split: str | None, max_samples: int | None
+) -> tuple[Index, NamedFiles | None]:
     targets = None if audio is None else _Targets(audio)
-    columns: dict[str, array] = {name: array(_TYPE_CODES[kind]) for name, kind in _TYPES.items()}
-    found = False
+    columns: dict[str, array] = {name: array(_TYPE_CODES[kind]) for name, kind in COLUMNS.items()}
+    vocabulary, files = Vocabulary(), NamedFiles() if items.check_files else None
+    found, name = False, str(content)
     for number, offset, raw in scan_lines(content):
         found = True
-        line = Fields(content, number, parse_line(f"{content}:{number}", raw))
+        line = Fields(content, number, parse_line(f"{name}:{number}", raw))
         hashed = id_hash(line.audio_id())
-        target, row = None, _NONE
+        target, place = None, (_NONE, _NONE)
         if targets is not None:
-            match = targets.find(hashed)
-            if match is None:
-                raise line.fail(
-                    f"audio_id {line.audio_id()!r} has no line in {audio}; add it there or remove this line"
-                )
-            row, target = match, targets.fields(match)
-            if target.audio_id() != line.audio_id():
-                raise line.fail(f"audio_id {line.audio_id()!r} and {target.audio_id()!r} have one hash; rename one")
+            row, target = _target_of(targets, line, hashed)
+            place = (targets.offsets[row], targets.lines[row])
         if not _is_of_split(split, line, target):
             continue
-        duration_s = check(line, target)
-        at = (targets.offsets[row], targets.lines[row]) if targets is not None else (_NONE, _NONE)
-        values = (offset, number, *at, hashed, duration_s)
-        for column, value in zip(columns.values(), values, strict=True):
+        duration_s = items.check_item(line, target)
+        for symbols in items.symbolic_content(line):
+            vocabulary.add(number, symbols)
+        if files is not None:
+            for path in item_files(items, line, target):
+                files.add(len(columns["id_hash"]), path)
+        for column, value in zip(columns.values(), (offset, number, *place, hashed, duration_s), strict=True):
             column.append(value)
         if max_samples is not None and len(columns["id_hash"]) >= max_samples:
             break
     if not found:
         raise UserError(f"{content}: the manifest has no items")
-    index = Index(**{name: np.frombuffer(column, dtype=_TYPES[name]) for name, column in columns.items()})
-    order = np.argsort(index.id_hash, kind="stable")
-    _refuse_repeated(ManifestFile(content), index.id_hash[order], order, index.content_offset, index.content_line)
-    if targets is not None and max_samples is None and not targets.used.all():
-        extra = targets.fields(int(np.flatnonzero(~targets.used)[0]))
-        raise extra.fail(f"audio_id {extra.audio_id()!r} has no line in {content}; add it there or remove this line")
-    if not len(index):
+    arrays = {name: np.frombuffer(column, dtype=COLUMNS[name]) for name, column in columns.items() if len(column)}
+    if arrays:
+        order = np.argsort(arrays["id_hash"], kind="stable")
+        lines = ManifestFile(content)
+        _refuse_repeated(lines, arrays["id_hash"][order], order, columns["content_offset"], columns["content_line"])
+    if targets is not None and max_samples is None:
+        targets.check_rest(content)
+    if not arrays:
         raise UserError(f"{content}: no item is of the split {split!r}; correct `split` or the manifest's field")
-    return index
+    return Index(**arrays, vocabulary=vocabulary), files
+
+
+def _target_of(targets: _Targets, line: Fields, hashed: int) -> tuple[int, Fields]:
+    found = targets.find(hashed)
+    if found is None:
+        raise line.fail(
+            f"audio_id {line.audio_id()!r} has no line in {targets.file.path}; add it there or remove this line"
+        )
+    if (other := found[1].record["audio_id"]) != line.record["audio_id"]:
+        raise line.fail(f"audio_id {line.record['audio_id']!r} and {other!r} have one hash; rename one")
+    return found
 
 
 def _is_of_split(split: str | None, line: Fields, target: Fields | None) -> bool:
@@ -255,44 +374,3 @@ def _refuse_repeated(file: ManifestFile, hashes: np.ndarray, order: np.ndarray, 
         raise again.fail(
             f"audio_id {again.record['audio_id']!r} was used on line {int(lines[first])} already; ids are unique"
         )
-
-
-# -- keeping ----------------------------------------------------------------------------------------------------------
-
-
-def _cache_place(content: Path, audio: Path | None, split: str | None, kind: Any) -> Path:
-    named = json.dumps([str(content.resolve()), str(audio and audio.resolve()), split, kind], sort_keys=True)
-    return cache_dir() / "index" / hashlib.blake2b(named.encode(), digest_size=12).hexdigest()
-
-
-def _stamps(content: Path, audio: Path | None) -> list[list[int]]:
-    statuses = [os.stat(path) for path in (content, audio) if path is not None]
-    return [[status.st_size, status.st_mtime_ns, status.st_ctime_ns] for status in statuses]
-
-
-def _kept(place: Path, stamps: list[list[int]]) -> Index | None:
-    """The index of these very files, mapped into memory; None where there is none."""
-    try:
-        state = json.loads((place / "index.json").read_text(encoding="utf-8"))
-        if state != {"version": _VERSION, "manifests": stamps}:
-            return None
-        columns = {name: np.load(place / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in _TYPES}
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, EOFError) as error:
-        logger.warning("%s cannot be used (%s); the manifests are read again", place, error)
-        return None
-    return Index(**columns) if len({len(column) for column in columns.values()}) == 1 else None
-
-
-def _keep(place: Path, index: Index, stamps: list[list[int]]) -> None:
-    """Keep an index for the next start; a full or read-only disk costs time there, nothing else."""
-    try:
-        with locked(place.with_suffix(".lock")), replaced_folder(place) as folder:
-            for name in _TYPES:
-                np.save(folder / f"{name}.npy", getattr(index, name), allow_pickle=False)
-            state = {"version": _VERSION, "manifests": stamps}
-            (folder / "index.json").write_text(json.dumps(state), encoding="utf-8")
-    except OSError as error:
-        shutil.rmtree(place, ignore_errors=True)
-        logger.warning("no index is kept in %s (%s); set UNISONO_CACHE to a folder", place, error)

@@ -9,7 +9,7 @@ import numpy as np
 from torch.utils.data import DataLoader, Sampler
 
 from unisono.data.sampler import EvalBatchSampler, Mixture, TrainBatchSampler, mixture_shares
-from unisono.timing import latent_rate_hz
+from unisono.timing import clip_frames
 
 
 class TimedDataset(Protocol):
@@ -25,9 +25,8 @@ class TimedDataset(Protocol):
 
 def frames_of(dataset: TimedDataset, sample_rate: int, hop_samples: int) -> np.ndarray:
     """Latent frames per item, at least 1, int32."""
-    rate_hz = latent_rate_hz(sample_rate, hop_samples)
     durations_s = np.asarray(dataset.durations_s, dtype=np.float64)
-    return np.maximum(np.ceil(durations_s * rate_hz - 1e-4), 1).astype(np.int32)
+    return clip_frames(durations_s, sample_rate, hop_samples).astype(np.int32)
 
 
 def _loader(

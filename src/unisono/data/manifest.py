@@ -21,6 +21,14 @@ from unisono.errors import UserError
 from unisono.files import replaced_file
 from unisono.media.locations import Location, parse_location
 
+PATH_FIELDS = (
+    *("audio", "noisy_audio", "narrow_audio", "video", "video_features", "f0_hz", "voicing", "score"),
+    *("speaker_embedding", "speaker_audio"),
+    # What steps and recipes keep of a field that they replaced.
+    *("video_file", "speaker_audio_file", "score_midi"),
+)
+"""Fields that hold a path relative to the manifest, of whatever task."""
+
 _AUDIO_ID = re.compile(r"[^/\\\x00-\x1f]+")
 _MAX_ID_BYTES = 200  # file systems allow 255 for a name; an extension and a temporary suffix come on top
 
@@ -86,6 +94,28 @@ def write_jsonl(path: str | os.PathLike, records: Iterable[dict[str, Any]]) -> P
         for record in records:
             out.write(json.dumps(record, ensure_ascii=False) + "\n")
     return path
+
+
+def relative_path(path: str | os.PathLike, folder: str | os.PathLike) -> str:
+    """A path as a manifest in ``folder`` names it: joined as text, as :func:`parse_location` does, links unresolved."""
+    return Path(os.path.relpath(os.path.abspath(path), os.path.abspath(folder))).as_posix()
+
+
+def rebased(record: dict[str, Any], old: Path, new: Path) -> dict[str, Any]:
+    """A line of a manifest in ``old`` as one in ``new`` has to read: the same files; absolute paths stay as they are.
+
+    Raises:
+        UserError: a path that cannot be one.
+    """
+    moved = dict(record)
+    if os.path.abspath(old) == os.path.abspath(new):
+        return moved
+    for name in PATH_FIELDS:
+        value = record.get(name)
+        if isinstance(value, str) and value and not os.path.isabs(value):
+            location = parse_location(value, old)
+            moved[name] = str(type(location)(Path(relative_path(location.path, new)), location.member))
+    return moved
 
 
 class Fields:

@@ -186,35 +186,30 @@ def _init_worker(own: Callable[[int], None] | None, worker_id: int) -> None:
         own(worker_id)
 
 
+def _options(loader: DataLoader) -> dict[str, Any]:
+    """What a loader does with its workers and batches; its workers outlive the signals that stop a run."""
+    return {
+        "collate_fn": loader.collate_fn,
+        "num_workers": loader.num_workers,
+        "pin_memory": loader.pin_memory,
+        "timeout": loader.timeout,
+        "worker_init_fn": partial(_init_worker, loader.worker_init_fn),
+        "multiprocessing_context": loader.multiprocessing_context,
+        "prefetch_factor": loader.prefetch_factor,
+        "persistent_workers": loader.persistent_workers,
+    }
+
+
 def _rebuilt(loader: DataLoader, dataset: Any, sampler: Sampler[Any]) -> DataLoader:
     """A loader like ``loader`` in everything but data set and order."""
-    single = loader.batch_sampler is None  # batch_size=None: each key names a whole batch
-    options: dict[str, Any] = {"sampler": sampler, "batch_size": None} if single else {"batch_sampler": sampler}
-    return DataLoader(
-        dataset,
-        collate_fn=loader.collate_fn,
-        num_workers=loader.num_workers,
-        pin_memory=loader.pin_memory,
-        timeout=loader.timeout,
-        worker_init_fn=partial(_init_worker, loader.worker_init_fn),
-        multiprocessing_context=loader.multiprocessing_context,
-        prefetch_factor=loader.prefetch_factor,
-        persistent_workers=loader.persistent_workers,
-        **options,
-    )
+    if loader.batch_sampler is None:  # batch_size=None: each key names a whole batch
+        return DataLoader(dataset, sampler=sampler, batch_size=None, **_options(loader))
+    return DataLoader(dataset, batch_sampler=sampler, **_options(loader))
 
 
 def _with_lasting_workers(loader: DataLoader) -> DataLoader:
-    """A loader of an iterable data set like ``loader``, whose workers outlive the signals that stop a run."""
-    return DataLoader(
-        loader.dataset,
-        batch_size=None,
-        collate_fn=loader.collate_fn,
-        num_workers=loader.num_workers,
-        pin_memory=loader.pin_memory,
-        prefetch_factor=loader.prefetch_factor,
-        worker_init_fn=partial(_init_worker, loader.worker_init_fn),
-    )
+    """A loader of whole batches like ``loader``."""
+    return DataLoader(loader.dataset, batch_size=None, **_options(loader))
 
 
 def end_workers(loader: Any) -> None:

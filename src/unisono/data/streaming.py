@@ -6,63 +6,34 @@ dot. ``clip.json`` holds the item's line, ``clip.flac`` (or another recording) i
 
 Batch *k* is a function of ``(seed, k)`` here as well. The shards are dealt to ``num_streams`` streams, and batch *k*
 comes from stream *k* modulo their number, whoever reads it. So processes times workers must divide that number. What a
-resumed run has seen is passed over by reading it again without decoding; shards on a local disk are better named member
-by member in a manifest (docs/data_format.md), where any batch is found at once.
+resumed run has seen it passes over without reading, where the lengths of the shards' items were noted when they were
+read first (:mod:`unisono.data.stream_order`).
 """
 
 from __future__ import annotations
 
 import glob
-import logging
 import math
+import os
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from unisono.data.datasets.base import AudioGenerationDataset
-from unisono.data.manifest import Fields, parse_line
+from unisono.data.manifest import parse_line
+from unisono.data.stream_order import Item, Limits, Stream, StreamedFields, is_address
 from unisono.errors import UserError
 from unisono.media.locations import MAX_MEMBER_BYTES, Location, StrictTarInfo
-from unisono.objectives.noise import derive_seed
-from unisono.timing import latent_rate_hz
 from unisono.types import Sample
-
-logger = logging.getLogger(__name__)
 
 _RECORDINGS = frozenset(["flac", "wav", "ogg", "opus", "mp3", "m4a", "aac", "aiff", "aif"])
 _VIDEOS = frozenset(["mp4", "webm", "mkv", "mov", "avi"])
-_EDGE_RATIO = 1.15
-"""Of the lengths that batches are sorted into: at most 15 % of a batch is padding."""
-
-
-class StreamedFields(Fields):
-    """The line of an item whose files came with it."""
-
-    def __init__(self, shard: str, key: str, record: dict[str, Any], files: dict[str, Location]) -> None:
-        super().__init__(Path(shard), 0, record)
-        self.shard, self.key, self.files = shard, key, files
-
-    @property
-    def where(self) -> str:
-        return f"{self.shard}::{self.key}"
-
-    def location(self, name: str) -> Location:
-        if name in self.files:
-            return self.files[name]
-        if self.record.get(name) is None:
-            self.get(name, "a member of the shard", lambda _: True)
-        raise self.fail(
-            f"field {name!r} names {self.record[name]!r}; in a stream it must be a member, {self.key}.{name}.…"
-        )
-
-    def file(self, name: str) -> Location:
-        return self.location(name)
+_MOST_STREAMS = 16
+"""Of those that are chosen: enough for any number of workers of a machine, few enough for its memory."""
 
 
 class TarShards:
@@ -84,22 +55,33 @@ class TarShards:
         self.dataset, self.weight = dataset, weight
         self.name = self.urls[0]
 
-    def items(self, urls: Sequence[str]) -> Iterator[StreamedFields]:
-        """The items of some shards, undecoded.
+    @property
+    def crop_s(self) -> float | None:
+        return self.dataset.crop_s
+
+    @property
+    def max_duration_s(self) -> float | None:
+        return self.dataset.max_duration_s
+
+    def refuse_long(self, fields: StreamedFields, whole_s: float) -> None:
+        self.dataset.refuse_long(fields, whole_s)
+
+    def items(self, url: str) -> Iterator[tuple[StreamedFields, float]]:
+        """The items of a shard, undecoded but checked, and their recordings' seconds.
 
         Raises:
             UserError: an archive or a line that is damaged, with shard and member.
         """
         from webdataset.tariterators import group_by_keys
 
-        for url in urls:
-            try:
-                for group in group_by_keys(_members(url)):
-                    yield _fields(url, group)
-            except UserError:
-                raise
-            except ValueError as error:  # two members of one name
-                raise UserError(f"{url}: {error.args[0]}; names must be unique") from error
+        try:
+            for group in group_by_keys(_members(url)):
+                fields = _fields(url, group)
+                yield fields, self.dataset.check_item(fields, fields)
+        except UserError:
+            raise
+        except ValueError as error:  # two members of one name
+            raise UserError(f"{url}: {error.args[0]}; names must be unique") from error
 
 
 def _expanded(text: str) -> list[str]:
@@ -108,7 +90,7 @@ def _expanded(text: str) -> list[str]:
     except ImportError as error:
         raise UserError(f"tar shards need webdataset ({error}); run: pip install 'unisono[archives]'") from error
     urls = expand_urls(text)
-    if _is_address(text):
+    if is_address(text):
         return urls
     found = []
     for url in urls:
@@ -119,12 +101,8 @@ def _expanded(text: str) -> list[str]:
     return found
 
 
-def _is_address(url: str) -> bool:
-    return "://" in url or url.startswith("pipe:")
-
-
 def _open(url: str) -> BinaryIO:
-    if not _is_address(url):
+    if not is_address(url):
         return open(url, "rb")
     from webdataset.gopen import gopen
 
@@ -154,6 +132,7 @@ def _members(url: str) -> Iterator[dict[str, Any]]:
 def _fields(url: str, group: dict[str, Any]) -> StreamedFields:
     key = group.pop("__key__")
     group = {name: data for name, data in group.items() if not name.startswith("__")}
+    num_bytes = sum(map(len, group.values()))
     where = f"{url}::{key}"
     record = parse_line(f"{where}.json", group.pop("json")) if "json" in group else {}
     record.setdefault("audio_id", key.removeprefix("./").replace("/", "_"))
@@ -169,7 +148,7 @@ def _fields(url: str, group: dict[str, Any]) -> StreamedFields:
         record.setdefault(field, location.member)
     if "audio" not in files and "video" in files:  # the video's own sound is the target
         files["audio"], record["audio"] = files["video"], record["video"]
-    return StreamedFields(url, key, record, files)
+    return StreamedFields(url, key, record, files, num_bytes)
 
 
 def _caption(where: str, text: bytes) -> str:
@@ -177,16 +156,6 @@ def _caption(where: str, text: bytes) -> str:
         return text.decode("utf-8-sig").strip()
     except UnicodeDecodeError as error:
         raise UserError(f"{where}: not UTF-8 text ({error}); save it as UTF-8") from None
-
-
-@dataclass(frozen=True)
-class _Waiting:
-    """An item that has been read but not decoded."""
-
-    source: int
-    fields: StreamedFields
-    whole_s: float
-    turn: int
 
 
 class StreamedBatches(IterableDataset[list[Sample]]):
@@ -200,23 +169,33 @@ class StreamedBatches(IterableDataset[list[Sample]]):
         max_batch_frames: int | None = None,
         sample_rate: int = 24_000,
         hop_samples: int = 480,
-        num_streams: int = 8,
+        num_streams: int | None = None,
         shuffle_items: int = 256,
+        shuffle_mb: float = 64.0,
     ) -> None:
-        for name, value in (("batch_size", batch_size), ("num_streams", num_streams), ("shuffle_items", shuffle_items)):
-            if value < 1:
-                raise UserError(f"{name} is {value}; it must be at least 1")
         if not datasets:
             raise UserError("the list of shards' data sets is empty; name at least one")
+        self.num_streams = _default_streams(datasets) if num_streams is None else num_streams
+        for name, value in (
+            ("batch_size", batch_size),
+            ("num_streams", self.num_streams),
+            ("shuffle_items", shuffle_items),
+        ):
+            if value < 1:
+                raise UserError(f"{name} is {value}; it must be at least 1")
+        if not 0 < shuffle_mb < math.inf:
+            raise UserError(f"shuffle_mb is {shuffle_mb}; it must be above 0, megabytes that each stream may hold back")
         for source in datasets:
-            if len(source.urls) < num_streams:
+            if len(source.urls) < self.num_streams:
+                remedy = _remedy(source, self.num_streams)
                 raise UserError(
-                    f"{source.name}: {len(source.urls)} shards cannot feed {num_streams} streams; lower num_streams or "
-                    "make smaller shards"
+                    f"{source.name}: {len(source.urls)} shards cannot feed {self.num_streams} streams; set num_streams "
+                    f"to null (here {_default_streams(datasets)}) or make more shards{remedy}"
                 )
-        self.datasets, self.batch_size, self.seed = list(datasets), batch_size, seed
-        self.max_batch_frames, self.rate_hz = max_batch_frames, latent_rate_hz(sample_rate, hop_samples)
-        self.num_streams, self.shuffle_items = num_streams, shuffle_items
+        self.datasets, self.seed = list(datasets), seed
+        self.limits = Limits(
+            batch_size, max_batch_frames, sample_rate, hop_samples, shuffle_items, round(shuffle_mb * 1e6)
+        )
         self.rank, self.num_ranks, self.start = 0, 1, 0
 
     def shard(self, rank: int, num_ranks: int) -> None:
@@ -228,96 +207,46 @@ class StreamedBatches(IterableDataset[list[Sample]]):
         worker, workers = (0, 1) if info is None else (info.id, info.num_workers)
         step = self.num_ranks * workers
         if self.num_streams % step:
-            raise UserError(
-                f"{self.num_ranks} processes x {workers} workers do not divide num_streams ({self.num_streams}); set "
-                f"it to a multiple of {step}"
-            )
-        streams: dict[int, Iterator[list[_Waiting]]] = {}
-        read: dict[int, int] = {}
+            self._refuse_step(workers, step)
+        streams: dict[int, Stream] = {}
         # The loader takes batches from its workers in turn.
         for k in count(self.start + self.rank + self.num_ranks * worker, step):
-            which, wanted = k % self.num_streams, k // self.num_streams
-            stream = streams.setdefault(which, self._batches(which))
-            batch = next(stream)
-            for _ in range(wanted - read.get(which, 0)):  # a resumed run passes over what it has seen
-                batch = next(stream)
-            read[which] = wanted + 1
-            yield [self._decode(item) for item in batch]
+            which = k % self.num_streams
+            if which not in streams:
+                streams[which] = Stream(self.datasets, which, self.num_streams, self.seed, self.limits)
+            yield [self._decode(item) for item in streams[which].take(k // self.num_streams)]
 
-    def _decode(self, item: _Waiting) -> Sample:
+    def _refuse_step(self, workers: int, step: int) -> None:
+        source = min(self.datasets, key=lambda source: len(source.urls))
+        most = len(source.urls)
+        remedy = f"set it to a multiple of {step}"
+        if most < step:
+            remedy += f", for which {most} shards are too few: lower num_workers, or make more{_remedy(source, step)}"
+        raise UserError(
+            f"{self.num_ranks} processes x {workers} workers do not divide num_streams ({self.num_streams}); {remedy}"
+        )
+
+    def _decode(self, item: Item) -> Sample:
+        fields = item.fields
+        assert fields is not None, "what a stream gives is read"
         try:
-            return self.datasets[item.source].dataset.sample_of(item.fields, item.fields, item.whole_s, item.turn)
+            return self.datasets[item.source].dataset.sample_of(fields, fields, item.whole_s, item.turn)
         except UserError as error:
-            raise UserError(f"{item.fields.where}: {error}") from error
+            raise UserError(f"{fields.where}: {error}") from error
 
-    # -- one stream ---------------------------------------------------------------------------------------------------
 
-    def _batches(self, which: int) -> Iterator[list[_Waiting]]:
-        """Batches of items of like length, each as large as the budget allows."""
-        waiting: dict[int, list[_Waiting]] = {}
-        for item in self._shuffled(which):
-            frames = self._frames(item)
-            bucket = math.ceil(math.log(max(frames, 1)) / math.log(_EDGE_RATIO))
-            items = waiting.setdefault(bucket, [])
-            items.append(item)
-            size = self.batch_size
-            if self.max_batch_frames is not None:
-                size = max(1, min(size, self.max_batch_frames // math.floor(_EDGE_RATIO**bucket)))
-            if len(items) == size:
-                yield waiting.pop(bucket)
+def _default_streams(datasets: Sequence[TarShards]) -> int:
+    """A power of two that the shards can feed: processes and workers divide it. It follows from the shards alone."""
+    shards = min(_MOST_STREAMS, *(len(source.urls) for source in datasets))
+    return 1 << (shards.bit_length() - 1)
 
-    def _frames(self, item: _Waiting) -> int:
-        crop_s = self.datasets[item.source].dataset.crop_s
-        seconds = item.whole_s if crop_s is None else min(item.whole_s, crop_s)
-        frames = max(1, math.ceil(seconds * self.rate_hz - 1e-4))
-        if self.max_batch_frames is not None and frames > self.max_batch_frames:
-            raise item.fields.fail(
-                f"has {frames} latent frames, and max_batch_frames is {self.max_batch_frames}; raise it or set crop_s"
-            )
-        return frames
 
-    def _shuffled(self, which: int) -> Iterator[_Waiting]:
-        """Items in the order of a buffer from which one is drawn whenever one comes in."""
-        rng = np.random.default_rng([derive_seed(self.seed, "shuffle", which)])
-        buffer: list[_Waiting] = []
-        for item in self._mixed(which, rng):
-            if len(buffer) < self.shuffle_items:
-                buffer.append(item)
-                continue
-            place = int(rng.integers(len(buffer)))
-            buffer[place], item = item, buffer[place]
-            yield item
-
-    def _mixed(self, which: int, rng: np.random.Generator) -> Iterator[_Waiting]:
-        """Items of all data sets in proportion to their weights."""
-        sources = [self._endless(index, which) for index in range(len(self.datasets))]
-        weights = np.array([source.weight for source in self.datasets])
-        while True:
-            yield next(sources[int(rng.choice(len(sources), p=weights / weights.sum()))])
-
-    def _endless(self, source: int, which: int) -> Iterator[_Waiting]:
-        """Items of one data set's shards that fall to a stream, turn after turn, each in another order."""
-        shards = self.datasets[source]
-        for turn in count():
-            order = np.random.default_rng([derive_seed(self.seed, "shards", source, turn)]).permutation(
-                len(shards.urls)
-            )
-            found, left_out = False, 0
-            for fields in shards.items([shards.urls[i] for i in order[which :: self.num_streams]]):
-                whole_s = shards.dataset.check_item(fields, fields)
-                if shards.dataset.max_duration_s is not None and whole_s > shards.dataset.max_duration_s:
-                    left_out += 1
-                    continue
-                shards.dataset.refuse_long(fields, whole_s)
-                found = True
-                yield _Waiting(source, fields, whole_s, turn)
-            if left_out and turn == 0:
-                logger.info("%s, stream %d: %d items are longer than max_duration_s", shards.name, which, left_out)
-            if not found:
-                raise UserError(
-                    f"{shards.name}: the shards of stream {which} hold no items ({left_out} are longer than "
-                    "max_duration_s); make them again"
-                )
+def _remedy(source: TarShards, shards: int) -> str:
+    """How to make so many shards of a set that lies on a disk."""
+    if any(is_address(url) for url in source.urls):
+        return " (unisono shard --max-mb)"
+    size = sum(os.path.getsize(url) for url in source.urls)
+    return f" (unisono shard --max-mb {max(0.01, size / 1e6 / (1.5 * shards)):.2g})"
 
 
 def streamed_dataloader(
@@ -328,13 +257,17 @@ def streamed_dataloader(
     max_batch_frames: int | None = None,
     sample_rate: int = 24_000,
     hop_samples: int = 480,
-    num_streams: int = 8,
+    num_streams: int | None = None,
     shuffle_items: int = 256,
+    shuffle_mb: float = 64.0,
     num_workers: int = 0,
     pin_memory: bool = False,
     prefetch_factor: int | None = None,
 ) -> DataLoader:
     """Endless loader over tar shards. Training from it needs ``epoch_length``: a stream does not know its own.
+
+    Undecoded files take ``shuffle_mb`` for each stream, and a worker has ``num_streams`` divided by processes times
+    workers of them; on top come three items of each stream and the batch that is being decoded.
 
     Args:
         datasets: sets of shards; their weights tell how often each is drawn.
@@ -343,12 +276,15 @@ def streamed_dataloader(
         seed: of the order.
         max_batch_frames: most latent frames of a micro-batch, padding included.
         sample_rate, hop_samples: of the model.
-        num_streams: the shards are dealt to so many streams; processes times workers must divide it.
-        shuffle_items: items that each stream holds back, undecoded, to draw from.
+        num_streams: the shards are dealt to so many streams; processes times workers must divide it. None takes the
+            largest power of two that there are shards for, 16 at most.
+        shuffle_items: items that each stream holds back, undecoded, to draw from, at most.
+        shuffle_mb: megabytes of undecoded files that each stream holds back at most: half to draw from, half waiting
+            for items of like length. Where there is no room to wait, batches are smaller or less alike.
         num_workers, pin_memory, prefetch_factor: those of ``torch.utils.data.DataLoader``.
     """
     batches = StreamedBatches(
-        datasets, batch_size, seed, max_batch_frames, sample_rate, hop_samples, num_streams, shuffle_items
+        datasets, batch_size, seed, max_batch_frames, sample_rate, hop_samples, num_streams, shuffle_items, shuffle_mb
     )
     return DataLoader(
         batches,

@@ -1,7 +1,7 @@
 """Fundamental frequency: estimated by WORLD (pyworld), moved from one frame rate to another.
 
 Frame k of a contour with rate r covers the seconds [k / r, (k + 1) / r) and holds the value at its middle, 0 where
-unvoiced.
+unvoiced. WORLD's own frames stand at k / r instead: only its vocoder wants them so (``world_f0``).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import numpy as np
 
 from unisono.errors import UserError
 from unisono.media.audio import check_sample_rate, check_waveform
+from unisono.timing import frames_covering, seconds_to_samples
 
 METHODS = ("harvest", "dio")
 MIN_SAMPLE_RATE = 8_000
@@ -22,9 +23,8 @@ _PADDING_S = 0.1
 
 
 def num_f0_frames(num_samples: int, sample_rate: int, rate_hz: float) -> int:
-    """Frames that cover a recording: ``ceil(num_samples * rate_hz / sample_rate)``."""
-    # A rounding error must not make one frame more.
-    return math.ceil(num_samples * rate_hz / sample_rate - 1e-6)
+    """Frames that cover a recording."""
+    return frames_covering(num_samples / sample_rate, rate_hz)
 
 
 def estimate_f0(
@@ -57,20 +57,31 @@ def estimate_f0(
     check_sample_rate(sample_rate, "sample_rate")
     if sample_rate < max(MIN_SAMPLE_RATE, 2 * ceil_hz):
         raise UserError(f"sample_rate is {sample_rate}; F0 needs at least {max(MIN_SAMPLE_RATE, 2 * ceil_hz):g} Hz")
-    pyworld = _pyworld()
     # WORLD's frames stand at multiples of the period. The padding brings one of them to the middle of frame 0.
     lead = math.ceil(_PADDING_S * rate_hz)
-    pad = round((lead + 0.5) / rate_hz * sample_rate)
-    x = np.pad(waveform.astype(np.float64), pad)
-    options = {"f0_floor": float(floor_hz), "f0_ceil": float(ceil_hz), "frame_period": 1000.0 / rate_hz}
-    if method == "harvest":
-        f0_hz, _ = pyworld.harvest(x, sample_rate, **options)
-    else:
-        rough_hz, times_s = pyworld.dio(x, sample_rate, **options)
-        f0_hz = pyworld.stonemask(x, rough_hz, times_s, sample_rate)
+    padding = seconds_to_samples((lead + 0.5) / rate_hz, sample_rate)
+    padded = np.pad(waveform.astype(np.float64), padding)
+    f0_hz, _ = world_f0(padded, sample_rate, rate_hz, method, floor_hz, ceil_hz)
     first = lead + 1
     frames = num_f0_frames(len(waveform), sample_rate, rate_hz)
     return f0_hz[first : first + frames].astype(np.float32)
+
+
+def world_f0(
+    samples: np.ndarray, sample_rate: int, rate_hz: float, method: str, floor_hz: float, ceil_hz: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """``(f0_hz, times_s)`` float64 ``(T,)`` as WORLD's vocoder takes them: frame k stands at ``k / rate_hz``.
+
+    Args:
+        samples: float64 ``(S,)``, finite.
+        sample_rate, rate_hz, method, floor_hz, ceil_hz: as ``estimate_f0`` takes them.
+    """
+    world = load_world()
+    options = {"f0_floor": float(floor_hz), "f0_ceil": float(ceil_hz), "frame_period": 1000.0 / rate_hz}
+    if method == "harvest":
+        return world.harvest(samples, sample_rate, **options)
+    rough_hz, times_s = world.dio(samples, sample_rate, **options)
+    return world.stonemask(samples, rough_hz, times_s, sample_rate), times_s
 
 
 def check_f0_settings(rate_hz: float, method: str, floor_hz: float, ceil_hz: float) -> None:
@@ -96,7 +107,9 @@ def _at(f0_hz: np.ndarray, places: np.ndarray) -> np.ndarray:
     return np.where(both, between, f0_hz[nearest])
 
 
-def resample_f0(f0_hz: np.ndarray, rate_hz: float, target_rate_hz: float, num_frames: int) -> np.ndarray:
+def resample_f0(
+    f0_hz: np.ndarray, rate_hz: float, target_rate_hz: float, num_frames: int, start_s: float | None = None
+) -> np.ndarray:
     """A contour at another frame rate, float32 ``(num_frames,)``.
 
     A frame is voiced where the frame of ``f0_hz`` that covers its middle is. Values are interpolated in log frequency
@@ -107,9 +120,11 @@ def resample_f0(f0_hz: np.ndarray, rate_hz: float, target_rate_hz: float, num_fr
         rate_hz, target_rate_hz: frames per second before and after.
         num_frames: of the result. It may cover up to one frame (of the slower contour) more or less than ``f0_hz``; a
             frame more repeats the last one.
+        start_s: of a part of ``f0_hz`` that begins there, at any time, not only between frames; it may end earlier
+            than ``f0_hz``. None means the whole.
 
     Raises:
-        UserError: lengths that differ by more, negative or non-finite values.
+        UserError: lengths that differ by more, a part that is not there, negative or non-finite values.
     """
     f0_hz = np.asarray(f0_hz)
     if f0_hz.ndim != 1 or f0_hz.size == 0:
@@ -121,23 +136,30 @@ def resample_f0(f0_hz: np.ndarray, rate_hz: float, target_rate_hz: float, num_fr
         if not 0 < rate < math.inf:
             raise UserError(f"{name} is {rate}; give frames per second, above 0")
     given_s, wanted_s = len(f0_hz) / rate_hz, num_frames / target_rate_hz
-    if num_frames < 1 or abs(given_s - wanted_s) > 1 / min(rate_hz, target_rate_hz) + 1e-6:
+    first_s = start_s or 0.0
+    lacks_s = first_s + wanted_s - given_s
+    frame_s = 1 / min(rate_hz, target_rate_hz) + 1e-6
+    if num_frames < 1 or first_s < 0 or lacks_s > frame_s or (start_s is None and -lacks_s > frame_s):
         raise UserError(
             f"f0_hz has {len(f0_hz)} frames at {rate_hz:g} Hz, {given_s:.3f} s, but {num_frames} frames at "
-            f"{target_rate_hz:g} Hz, {wanted_s:.3f} s, are wanted; they may differ by one frame"
+            f"{target_rate_hz:g} Hz, {wanted_s:.3f} s, are wanted from "
+            f"{first_s:.3f} s on; they may differ by one frame"
         )
-    places = (np.arange(num_frames) + 0.5) / target_rate_hz * rate_hz - 0.5
+    places = ((np.arange(num_frames) + 0.5) / target_rate_hz + first_s) * rate_hz - 0.5
     return _at(f0_hz.astype(np.float64), places).astype(np.float32)
 
 
 def check_installed() -> None:
     """Raise :class:`UserError` if pyworld is missing."""
-    _pyworld()
+    load_world()
 
 
-def _pyworld() -> Any:
+def load_world() -> Any:
+    """The package; :class:`UserError` if it is missing."""
     try:
         import pyworld
     except ImportError as error:
-        raise UserError(f"F0 needs pyworld ({error}); run: pip install 'unisono[singing]'") from error
+        raise UserError(
+            f"F0 and singing need WORLD, the package pyworld ({error}); run: pip install 'unisono[singing]'"
+        ) from error
     return pyworld

@@ -46,13 +46,23 @@ def load_video_encoder(name: str, device: str = "cpu") -> VideoEncoder:
     return Luminance() if name == LUMINANCE else VisionModel(name, device)
 
 
-def video_features(source: VideoSource, encoder: VideoEncoder, rate_hz: float) -> np.ndarray:
-    """float32 ``(T, encoder.dim)`` of a whole video; vector k is of the picture shown at ``k / rate_hz``.
+def video_features(
+    source: VideoSource, encoder: VideoEncoder, rate_hz: float, first: int = 0, end: int | None = None
+) -> np.ndarray:
+    """float32 ``(T, encoder.dim)`` of a video; vector k is of the picture shown at ``k / rate_hz``.
 
     The pictures are read and encoded a few at a time, so videos may be of any length.
+
+    Args:
+        source: of the video.
+        encoder: of its pictures.
+        rate_hz: vectors a second.
+        first, end: the part of all vectors that is wanted; the picture before it is looked at as well.
     """
-    pictures = iterate_video_frames(source, rate_hz, encoder.size)
-    before: np.ndarray | None = None
+    began = max(first - 1, 0)
+    duration_s = None if end is None else (end - began) / rate_hz
+    pictures = iterate_video_frames(source, rate_hz, encoder.size, began / rate_hz, duration_s)
+    before: np.ndarray | None = next(pictures) if first > 0 else None
     features = []
     for batch in _batched(pictures):
         frames = np.stack(batch)

@@ -66,7 +66,15 @@ class Pipeline:
         self.device = torch.device(device)
         self.model = model.to(self.device).eval()
         self.cfg, self.mixed_precision = cfg, mixed_precision
-        self.collate = Collator(cfg["phonemes"], cfg["speakers"])
+        encoders = dict(model.content_encoders.items())
+        self.collate = Collator(
+            cfg["phonemes"],
+            cfg["speakers"],
+            model.autoencoder.sample_rate,
+            model.autoencoder.hop_samples,
+            text_tokenizer=getattr(encoders.get("text"), "pretrained", None),
+            instruction_tokenizer=getattr(model.instruction_encoder, "pretrained", None),
+        )
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike, device: str = "auto", mixed_precision: str = "no") -> Pipeline:

@@ -26,6 +26,8 @@ from unisono.media.audio import write_audio
 
 if TYPE_CHECKING:
     from unisono.data.datasets import AudioGenerationDataset
+    from unisono.models.generation import GenerationSettings
+    from unisono.objectives import Objective
 
 logger = logging.getLogger(__name__)
 
@@ -50,13 +52,13 @@ def run_inference(cfg: DictConfig) -> Path:
     pipeline = Pipeline.from_pretrained(folder, cfg.device, cfg.mixed_precision)
     settings = instantiate(cfg.generation)
     # Before anything is touched: settings that the model's objective refuses must not cost what was made with others.
-    solver, sway = pipeline.model.objective.settle(settings.num_steps, settings.solver, settings.sway)
-    settings = dataclasses.replace(settings, solver=solver, sway=sway)
+    settings = pipeline.model.settle(settings)
     output_dir = Path(cfg.output_dir)
     provenance = {
         "weights": weights_hash(folder),
         "seed": cfg.seed,
         **dataclasses.asdict(settings),
+        **_network_work(pipeline.model.objective, settings),
         "mixed_precision": cfg.mixed_precision,
     }
     manifest = output_dir / "manifest.jsonl"
@@ -92,6 +94,13 @@ def run_inference(cfg: DictConfig) -> Path:
                     out.write(json.dumps(record, ensure_ascii=False) + "\n")
             bar.update(len(chunk))
     return manifest
+
+
+def _network_work(objective: Objective, settings: GenerationSettings) -> dict[str, int]:
+    """How often an item's generation asks the network, and for how many predictions: guidance wants several at once."""
+    levels = objective.noise_levels(settings.num_steps, settings.solver, settings.sway, settings.shift)
+    predictions = sum(len(settings.guidance.branches(level)) for level in levels)
+    return {"network_evaluations": len(levels), "network_predictions": predictions}
 
 
 def _model_dir(cfg: DictConfig) -> Path:

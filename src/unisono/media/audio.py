@@ -18,16 +18,13 @@ import soxr
 
 from unisono.errors import UserError
 from unisono.files import replaced_file
+from unisono.media import tolerances
 from unisono.media.locations import Location, hdf5_dataset
 from unisono.timing import seconds_to_samples
 
 AudioPath = str | os.PathLike | Location
 
 WRITABLE_FORMATS = ("WAV", "FLAC", "OGG")
-# A file that ends earlier than its header says was cut off. The length of an mp3 may be estimated from the file's size,
-# tags included: whole files lack up to 0.52 s of it.
-_HEADER_TOLERANCE_S = 0.05
-_MP3_TOLERANCE_S = 0.6
 _BLOCK_FRAMES = 1 << 20
 _EVERYTHING = 1 << 40  # more than a header promises: some only estimate
 _SAMPLE_TYPES = tuple(map(np.dtype, ("int16", "int32", "float16", "float32", "float64")))
@@ -86,7 +83,7 @@ class _SndfileReader:
     def __init__(self, file: sf.SoundFile) -> None:
         self.file = file
         self.sample_rate, self.num_frames, self.num_channels = file.samplerate, file.frames, file.channels
-        self.tolerance_s = _MP3_TOLERANCE_S if file.format == "MP3" else _HEADER_TOLERANCE_S
+        self.tolerance_s = tolerances.MP3_HEADER_S if file.format == "MP3" else tolerances.HEADER_S
 
     def read(self, start: int, frames: int) -> np.ndarray:
         if start != self.file.tell():
@@ -97,7 +94,7 @@ class _SndfileReader:
 class _ArrayReader:
     """Samples in an HDF5 data set ``(S,)`` or ``(S, channels)`` with an attribute ``sample_rate``."""
 
-    tolerance_s = _HEADER_TOLERANCE_S
+    tolerance_s = tolerances.HEADER_S
 
     def __init__(self, location: Location) -> None:
         self.data = hdf5_dataset(location)

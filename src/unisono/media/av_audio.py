@@ -14,8 +14,10 @@ import av
 import numpy as np
 
 from unisono.errors import UserError
+from unisono.media import tolerances
 from unisono.media.containers import refuse_text, zero_s
 from unisono.media.locations import Location
+from unisono.timing import seconds_to_samples
 
 
 class _FfmpegReader:
@@ -26,7 +28,7 @@ class _FfmpegReader:
         self.stream = container.streams.audio[0]
         self.sample_rate, self.num_channels = int(self.stream.rate), int(self.stream.channels)
         self.zero_s = zero_s(container)
-        self.num_frames, self.tolerance_s = self._promised_frames(), 0.05
+        self.num_frames, self.tolerance_s = self._promised_frames(), tolerances.HEADER_S
         self.position = 0
         self.blocks: Iterator[np.ndarray] = self._decoded(0)
         self.rest = np.zeros((0, self.num_channels), dtype=np.float32)
@@ -35,9 +37,9 @@ class _FfmpegReader:
         """Length by the stream's own record, else the container's; 0 where neither tells."""
         if self.stream.duration and self.stream.time_base:
             end_s = float((self.stream.start_time or 0) + self.stream.duration) * float(self.stream.time_base)
-            return round((end_s - self.zero_s) * self.sample_rate)
+            return seconds_to_samples(end_s - self.zero_s, self.sample_rate)
         if self.container.duration:
-            return round(self.container.duration / 1e6 * self.sample_rate)
+            return seconds_to_samples(self.container.duration / 1e6, self.sample_rate)
         return sum(len(block) for block in self._decoded(0))
 
     def read(self, start: int, frames: int) -> np.ndarray:
@@ -65,7 +67,7 @@ class _FfmpegReader:
             for frame in self.container.decode(self.stream):
                 if position is None:
                     begin_s = 0.0 if frame.pts is None else float(frame.pts * frame.time_base) - self.zero_s
-                    position = round(begin_s * self.sample_rate)
+                    position = seconds_to_samples(begin_s, self.sample_rate)
                     if position > start and early_s == 0.0:
                         yield np.zeros((position - start, self.num_channels), dtype=np.float32)
                 for converted in resampler.resample(frame):

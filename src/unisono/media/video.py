@@ -18,15 +18,16 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from unisono.errors import UserError
+from unisono.media import tolerances
 from unisono.media.containers import refuse_text, zero_s
 from unisono.media.locations import Location
+from unisono.timing import frames_covering
 
 VideoSource = str | os.PathLike | Location | BinaryIO
 
 MAX_SIZE, MAX_RATE_HZ = 4096, 1000.0
 MAX_RESULT_BYTES = 4 << 30
-# How much less than they promise good files hold: audio that outlasts the pictures, rounded durations.
-TAIL_TOLERANCE_S = 0.25
+
 _FEW_SECONDS_S = 1.0  # decoded rather than passed over by a search
 _FURTHER_BACK_S = (0.0, 10.0, 60.0)
 _QUARTER_TURN_DEG = 90
@@ -81,7 +82,7 @@ def video_info(source: VideoSource) -> VideoInfo:
 def read_video_frames(
     source: VideoSource, rate_hz: float, size: int, start_s: float = 0.0, duration_s: float | None = None
 ) -> np.ndarray:
-    """Pictures at a fixed rate, uint8 RGB ``(T, size, size, 3)``, ``T = ceil(duration_s * rate_hz - 1e-6)``.
+    """Pictures at a fixed rate, uint8 RGB ``(T, size, size, 3)``, ``T = frames_covering(duration_s, rate_hz)``.
 
     Picture ``k`` is the one on the screen at ``start_s + k / rate_hz``: the last whose time stamp is not later,
     whatever the video's own rate, constant or not. Before the first picture the first one is taken; the last one stays
@@ -128,13 +129,13 @@ def _times(video: _Video, rate_hz: float, size: int, start_s: float, duration_s:
     if duration_s is not None and not 0 < duration_s < math.inf:
         raise UserError(f"duration_s is {duration_s}; give seconds, above 0")
     whole_s = video.duration_s
-    if start_s >= whole_s or start_s + (duration_s or 0.0) > whole_s + TAIL_TOLERANCE_S:
+    if start_s >= whole_s or start_s + (duration_s or 0.0) > whole_s + tolerances.VIDEO_TAIL_S:
         end = "its end" if duration_s is None else f"{start_s + duration_s:.3f} s"
         raise UserError(
             f"{video.where}: pictures from {start_s:.3f} s to {end} were asked for; the video lasts {whole_s:.3f} s"
         )
     length_s = whole_s - start_s if duration_s is None else duration_s
-    return start_s + np.arange(max(1, math.ceil(length_s * rate_hz - 1e-6))) / rate_hz
+    return start_s + np.arange(frames_covering(length_s, rate_hz)) / rate_hz
 
 
 def _shown(video: _Video, times_s: np.ndarray, size: int) -> Iterator[np.ndarray]:
@@ -153,7 +154,7 @@ def _shown(video: _Video, times_s: np.ndarray, size: int) -> Iterator[np.ndarray
         current = picture
     if current is None:
         raise video.damaged("no picture could be decoded")
-    if times_s[-1] > current.end_s + TAIL_TOLERANCE_S and not video.other_streams_go_on():
+    if times_s[-1] > current.end_s + tolerances.VIDEO_TAIL_S and not video.other_streams_go_on():
         raise UserError(
             f"{video.where}: cut off (the file promises {video.duration_s:.3f} s, its pictures end at "
             f"{current.end_s:.3f} s); copy or download it again, or remove the line"
@@ -260,7 +261,7 @@ class _Video:
         if self._own_end_s is not None or not self.container.streams.audio:
             return False
         end_s = self._last_packet_end_s(*self.container.streams.audio)
-        return end_s is not None and end_s > self.duration_s - TAIL_TOLERANCE_S
+        return end_s is not None and end_s > self.duration_s - tolerances.VIDEO_TAIL_S
 
     def pictures(self, from_s: float | None) -> Iterator[_Picture]:
         """Decoded pictures in the order of their times, from one at or before ``from_s`` on where there is one."""

@@ -6,6 +6,7 @@ Shape letters: B items, T queries (frames or tokens), L keys, D width, H heads, 
 from __future__ import annotations
 
 import math
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +49,13 @@ class PositionEmbedding(nn.Module):
         # Periods from 4 to about 2600 frames.
         frequency = 2 * math.pi / 4 * 1000 ** (-torch.arange(self.frequencies, device=mask.device) / self.frequencies)
         angle = torch.stack([since, until], dim=-1)[..., None] * frequency
-        return self.project(torch.cat([angle.sin(), angle.cos()], dim=-1).flatten(2))
+        features = torch.cat([angle.sin(), angle.cos()], dim=-1).flatten(2)
+        return self.project(features.to(self.project.weight.dtype))
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """The same numbers in float32, or in float64 if they are."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def fused_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
@@ -59,25 +66,44 @@ def fused_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | No
     if query.device.type != "cpu":
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
     with torch.autocast("cpu", enabled=False):
-        attended = F.scaled_dot_product_attention(query.float(), key.float(), value.float(), attn_mask=mask)
+        query, key, wide = (at_least_float32(x) for x in (query, key, value))
+        attended = F.scaled_dot_product_attention(query, key, wide, attn_mask=mask)
     return attended.to(value.dtype)
 
 
+QueryKeyNorm = Literal["layer", "rms", "none"]
+
+
+def _head_norm(kind: QueryKeyNorm, head_dim: int) -> nn.Module:
+    if kind not in get_args(QueryKeyNorm):
+        raise ValueError(f"query_key_norm is {kind!r}; choose one of {', '.join(get_args(QueryKeyNorm))}")
+    kinds = {"layer": nn.LayerNorm, "rms": nn.RMSNorm}
+    return nn.Identity() if kind == "none" else kinds[kind](head_dim)
+
+
 class Attention(nn.Module):
-    """Multi-head attention with layer-normalised queries and keys per head (Dehghani et al. 2023, section 2).
+    """Multi-head attention with normalised queries and keys per head (Dehghani et al. 2023, section 2).
 
     Keys and values are computed apart (``keys_values``), so that a sampler can keep those of an unchanging context.
+
+    Args:
+        dim: D.
+        num_heads: H.
+        context_dim: width of what is attended to; None is D.
+        query_key_norm: of queries and keys: "layer", "rms" or "none".
     """
 
-    def __init__(self, dim: int, num_heads: int, context_dim: int | None = None) -> None:
+    def __init__(
+        self, dim: int, num_heads: int, context_dim: int | None = None, query_key_norm: QueryKeyNorm = "layer"
+    ) -> None:
         super().__init__()
         if dim % num_heads or (dim // num_heads) % 2:
             raise ValueError(f"width {dim} must be an even multiple of num_heads ({num_heads})")
         self.num_heads = num_heads
         self.to_query = nn.Linear(dim, dim, bias=False)
         self.to_key_value = nn.Linear(context_dim or dim, 2 * dim, bias=False)
-        self.query_norm = nn.LayerNorm(dim // num_heads)
-        self.key_norm = nn.LayerNorm(dim // num_heads)
+        self.query_norm = _head_norm(query_key_norm, dim // num_heads)
+        self.key_norm = _head_norm(query_key_norm, dim // num_heads)
         self.out = nn.Linear(dim, dim)
 
     def _heads(self, x: Tensor) -> Tensor:
@@ -110,11 +136,15 @@ class Attention(nn.Module):
 
 
 class GegluMlp(nn.Module):
-    """Gated GELU feed-forward layer (Shazeer 2020)."""
+    """Gated GELU feed-forward layer (Shazeer 2020).
+
+    It has three matrices where a plain layer has two, so its hidden width is two thirds of ``ratio * dim``: as many
+    parameters as a plain layer of that ratio (section 2 there), rounded up to a multiple of 64, which kernels like.
+    """
 
     def __init__(self, dim: int, ratio: float = 4.0) -> None:
         super().__init__()
-        hidden = int(dim * ratio)
+        hidden = 64 * math.ceil(2 * dim * ratio / 3 / 64)
         self.up = nn.Linear(dim, 2 * hidden)
         self.down = nn.Linear(hidden, dim)
 
@@ -178,4 +208,5 @@ class TimeEmbedding(nn.Module):
             / self.frequencies
         )
         angle = 1000.0 * sigma.float()[:, None] * scale
-        return self.mlp(torch.cat([angle.cos(), angle.sin()], dim=-1))
+        features = torch.cat([angle.cos(), angle.sin()], dim=-1)
+        return self.mlp(features.to(next(self.parameters()).dtype))

@@ -7,7 +7,8 @@ channels, D content width.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -15,11 +16,12 @@ from torch import Tensor, nn
 
 from unisono.errors import UserError
 from unisono.models.autoencoder import Autoencoder
-from unisono.models.backbone import DiffusionTransformer
+from unisono.models.backbone import BackboneConditions, DiffusionTransformer
 from unisono.models.compatibility import check_parts
 from unisono.models.content_adapter import AdaptedContent, ContentAdapter
+from unisono.models.generation import Generated, GenerationSettings
 from unisono.models.length_regulator import expand
-from unisono.objectives import Objective, Predict, guided
+from unisono.objectives import Branch, Objective, PredictBranches, guided
 from unisono.objectives.noise import item_noise
 from unisono.timing import frames_to_samples, seconds_to_frames, unit_boundaries
 from unisono.types import Alignment, Batch, Condition, ContentBatch, length_mask
@@ -31,12 +33,14 @@ class EncodedContent:
 
     Attributes:
         index: ``(N,)`` rows of the batch.
+        content: what the encoder made of it.
         adapted: content and predicted durations.
         alignment: how the units lie in time.
         durations_s: ``(N, L)`` given durations, or None; a row of zeros has none.
     """
 
     index: Tensor
+    content: Condition
     adapted: AdaptedContent
     alignment: Alignment
     durations_s: Tensor | None
@@ -53,7 +57,10 @@ class DurationPrediction:
 
 @dataclass(frozen=True)
 class TrainingOutput:
-    """What the loss needs: ``prediction``, ``target (B, T, C)``, ``frame_mask (B, T)``, ``sigma (B,)``, durations."""
+    """What the loss needs: ``prediction``, ``target (B, T, C)``, ``frame_mask (B, T)``, ``sigma (B,)``, durations.
+
+    ``task_index (B,)`` is there to weigh and report tasks; the network never saw it.
+    """
 
     prediction: Tensor
     target: Tensor
@@ -61,41 +68,7 @@ class TrainingOutput:
     sigma: Tensor
     local_durations: list[DurationPrediction]
     global_durations: list[DurationPrediction]
-
-
-@dataclass(frozen=True)
-class Generated:
-    """Generated waveforms ``(B, S)`` with ``lengths (B,)`` in samples, and their latents ``(B, T, C)``."""
-
-    waveform: Tensor
-    lengths: Tensor
-    latent: Tensor
-    latent_lengths: Tensor
-
-
-@dataclass(frozen=True)
-class GenerationSettings:
-    """How to get from noise to a latent.
-
-    Attributes:
-        num_steps: solver steps.
-        guidance_scale: 1 is no guidance (and half the work).
-        solver: one of the objective's ``solvers``; None is its own default.
-        sway: of flow matching, see ``sigma_schedule``; None is the objective's own default.
-        predict_durations: True predicts the durations of units even where the content brings its own.
-        max_duration_s: predicted lengths are cut here.
-    """
-
-    num_steps: int = 24
-    guidance_scale: float = 2.0
-    solver: str | None = None
-    sway: float | None = None
-    predict_durations: bool = False
-    max_duration_s: float = 30.0
-
-    def __post_init__(self) -> None:
-        if self.num_steps < 1 or not self.max_duration_s > 0:
-            raise UserError(f"num_steps ({self.num_steps}) and max_duration_s ({self.max_duration_s}) must be positive")
+    task_index: Tensor
 
 
 class UnifiedAudioModel(nn.Module):
@@ -103,12 +76,14 @@ class UnifiedAudioModel(nn.Module):
 
     Args:
         autoencoder: waveform to latent and back; never trained here, never in the checkpoint.
-        instruction_encoder: byte tokens to Condition.
+        instruction_encoder: a text encoder: what ``Batch.instruction`` holds to Condition.
         content_encoders: modality -> encoder.
         content_adapter: fuses content and instruction, predicts durations.
         backbone: the objective's prediction from noisy latent, frames and context.
         objective: how data is noised, what is predicted, how noise becomes data.
         cfg_drop_ratio: share of training items whose conditions are replaced by the null embeddings.
+        instruction_drop_ratio: share of further ones that lose only their instruction, for guidance with a scale of its
+            own for it (Brooks et al. 2023, section 3.2.1). Above 0 the model has one more weight, a null instruction.
     """
 
     def __init__(
@@ -120,26 +95,39 @@ class UnifiedAudioModel(nn.Module):
         backbone: DiffusionTransformer,
         objective: Objective,
         cfg_drop_ratio: float = 0.1,
+        instruction_drop_ratio: float = 0.0,
     ) -> None:
         super().__init__()
         check_parts(autoencoder, instruction_encoder, content_encoders, content_adapter, backbone)
-        if not 0.0 <= cfg_drop_ratio < 1.0:
-            raise ValueError(f"cfg_drop_ratio is {cfg_drop_ratio}; it must lie in [0, 1)")
+        if not (min(cfg_drop_ratio, instruction_drop_ratio) >= 0 and cfg_drop_ratio + instruction_drop_ratio < 1):
+            raise ValueError(
+                f"cfg_drop_ratio is {cfg_drop_ratio} and instruction_drop_ratio {instruction_drop_ratio}; neither may "
+                "be negative, and their sum must be below 1: some items need all their conditions"
+            )
         self.autoencoder = autoencoder.requires_grad_(False)
         self.instruction_encoder = instruction_encoder
         self.content_encoders = nn.ModuleDict(dict(content_encoders))
         self.content_adapter = content_adapter
         self.backbone = backbone
         self.objective = objective
-        self.cfg_drop_ratio = cfg_drop_ratio
+        self.cfg_drop_ratio, self.instruction_drop_ratio = cfg_drop_ratio, instruction_drop_ratio
         self.null_frame = nn.Parameter(torch.randn(backbone.frames_dim) * 0.02)
         self.null_context = nn.Parameter(torch.randn(backbone.frames_dim) * 0.02)
+        self.null_instruction = None
+        if instruction_drop_ratio:
+            self.null_instruction = nn.Parameter(torch.randn(content_adapter.instruction_dim) * 0.02)
 
     # -- conditions ---------------------------------------------------------------------------------------------
 
-    def encode_content(self, batch: Batch) -> list[EncodedContent]:
-        """Run the instruction encoder, every needed content encoder and the adapter, once each per modality."""
-        instruction: Condition = self.instruction_encoder(batch.instruction_tokens)
+    def encode_content(self, batch: Batch, drop_instruction: Tensor | None = None) -> list[EncodedContent]:
+        """Run the instruction encoder, every needed content encoder and the adapter, once each per modality.
+
+        Args:
+            drop_instruction: bool ``(B,)``, items that get the null instruction; the model must have one.
+        """
+        instruction: Condition = self.instruction_encoder(**batch.instruction)
+        if drop_instruction is not None:
+            instruction = self._drop_instruction(instruction, drop_instruction)
         encoded = []
         for modality, content in batch.contents.items():
             if modality not in self.content_encoders:
@@ -149,8 +137,28 @@ class UnifiedAudioModel(nn.Module):
             condition = encoder(**self._encoder_inputs(content))
             own_instruction = Condition(instruction.tensor[content.index], instruction.mask[content.index])
             adapted = self.content_adapter(condition, own_instruction)
-            encoded.append(EncodedContent(content.index, adapted, encoder.alignment, content.durations_s))
+            encoded.append(EncodedContent(content.index, condition, adapted, encoder.alignment, content.durations_s))
         return encoded
+
+    def _drop_instruction(self, instruction: Condition, drop: Tensor) -> Condition:
+        """The null instruction, one vector long, in the rows where ``drop (B,)``."""
+        assert self.null_instruction is not None, "a model without instruction_drop_ratio has no null instruction"
+        null = self.null_instruction.to(instruction.tensor.dtype)
+        only_first = torch.arange(instruction.mask.shape[1], device=drop.device) == 0
+        return Condition(
+            torch.where(drop[:, None, None], null, instruction.tensor),
+            torch.where(drop[:, None], only_first, instruction.mask),
+        )
+
+    def _content_alone(self, encoded: Sequence[EncodedContent]) -> list[EncodedContent]:
+        """The same content without its instruction, at the same durations: branches of guidance must not come apart."""
+        alone = []
+        for content in encoded:
+            assert self.null_instruction is not None, "see settle"
+            null = self.null_instruction.expand(len(content.index), 1, -1)
+            adapted = self.content_adapter(content.content, Condition(null, torch.ones_like(null[..., 0]).bool()))
+            alone.append(replace(content, adapted=replace(content.adapted, content=adapted.content)))
+        return alone
 
     def _encoder_inputs(self, content: ContentBatch) -> dict[str, Any]:
         if "rate_hz" in content.inputs:  # frames of a rate of their own
@@ -230,17 +238,22 @@ class UnifiedAudioModel(nn.Module):
 
         Args:
             sigma, noise: fixed noise levels ``(B,)`` and noise ``(B, T, C)`` (validation); drawn when None.
-            drop: items to make unconditional; drawn with ``cfg_drop_ratio`` in training mode when None.
+            drop: items to make unconditional; drawn with ``cfg_drop_ratio`` in training mode when None, and those that
+                lose only their instruction with ``instruction_drop_ratio``.
         """
         assert batch.waveform_lengths is not None, "training needs targets"
         x0, lengths = self._target_latent(batch)
         size, num_frames = x0.shape[:2]
         mask = length_mask(lengths, num_frames)
-        if drop is None and self.training and self.cfg_drop_ratio:
-            drop = torch.rand(size, device=x0.device) < self.cfg_drop_ratio
+        drop_instruction = None
+        if drop is None and self.training and self.cfg_drop_ratio + self.instruction_drop_ratio:
+            drawn = torch.rand(size, device=x0.device)
+            drop = drawn < self.cfg_drop_ratio
+            if self.instruction_drop_ratio:
+                drop_instruction = ~drop & (drawn < self.cfg_drop_ratio + self.instruction_drop_ratio)
         sigma = self.objective.sample_sigma(size, x0.device) if sigma is None else sigma
-        noise = torch.randn_like(x0) if noise is None else noise
-        encoded = self.encode_content(batch)
+        noise = self.objective.couple(x0, torch.randn_like(x0), mask) if noise is None else noise
+        encoded = self.encode_content(batch, drop_instruction)
         frames, context = self.fuse(encoded, lengths, num_frames, drop)
         conditions = self.backbone.precompute(frames, mask, context)
         prediction = self.backbone(self.objective.interpolate(x0, noise, sigma), sigma, conditions)
@@ -248,7 +261,7 @@ class UnifiedAudioModel(nn.Module):
             prediction = prediction + self._touch_unused(batch)
         seconds = batch.waveform_lengths.float() / self.autoencoder.sample_rate
         target = self.objective.target(x0, noise, sigma)
-        return TrainingOutput(prediction, target, mask, sigma, *self._durations(encoded, seconds))
+        return TrainingOutput(prediction, target, mask, sigma, *self._durations(encoded, seconds), batch.task_index)
 
     def _target_latent(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """``x0 (B, T, C)`` and frames ``(B,)``, encoded or from the feature cache."""
@@ -287,6 +300,7 @@ class UnifiedAudioModel(nn.Module):
             for p in encoder.parameters()
         ]
         parts += [self.null_frame, self.null_context]
+        parts += [] if self.null_instruction is None else [self.null_instruction]
         parts += list(self.content_adapter.global_predictor.parameters())
         parts += list(self.content_adapter.local_predictor.parameters())
         return torch.stack([p.flatten()[0] for p in parts if p.requires_grad]).sum() * 0.0
@@ -311,6 +325,23 @@ class UnifiedAudioModel(nn.Module):
             lengths = lengths.index_copy(0, content.index, own)
         return lengths
 
+    def settle(self, settings: GenerationSettings) -> GenerationSettings:
+        """The settings that ``generate`` uses where these leave it to the objective.
+
+        Raises:
+            UserError: a setting that this model or its objective does not have.
+        """
+        chosen = self.objective.settle(settings.num_steps, settings.solver, settings.sway, settings.shift)
+        settings = replace(settings, **asdict(chosen))
+        asked = settings.guidance.branches(settings.guidance_max_sigma)
+        if Branch.CONTENT in asked and self.null_instruction is None:
+            raise UserError(
+                f"instruction_guidance_scale is {settings.instruction_guidance_scale}, but this model was trained "
+                "without instruction_drop_ratio and has never seen an item without its instruction; set "
+                "instruction_guidance_scale to null, or train with model.instruction_drop_ratio=0.05"
+            )
+        return settings
+
     @torch.no_grad()
     def generate(
         self,
@@ -327,6 +358,7 @@ class UnifiedAudioModel(nn.Module):
             settings: steps, guidance, solver.
             duration_s: wanted length per item, None to predict it. Ignored for frame-aligned content.
         """
+        settings = self.settle(settings)
         size, device = len(batch), self.null_frame.device
         encoded = self.encode_content(batch)
         lengths = self.generated_lengths(encoded, size, settings)
@@ -337,21 +369,31 @@ class UnifiedAudioModel(nn.Module):
         lengths_list = lengths.tolist()
         num_frames = max(lengths_list)
         noise = item_noise(seeds, lengths_list, num_frames, self.autoencoder.latent_dim).to(device)
-        predict_durations = settings.predict_durations
-        frames, context = self.fuse(encoded, lengths, num_frames, None, predict_durations)
         mask = length_mask(lengths, num_frames)
-        if settings.guidance_scale == 1.0:
-            conditions = self.backbone.precompute(frames, mask, context)
-            predict: Predict = lambda x, sigma: self.backbone(x, sigma, conditions)  # noqa: E731
-        else:
-            everything = torch.ones_like(lengths).bool()
-            null_frames, null_context = self.fuse(encoded, lengths, num_frames, everything, predict_durations)
-            both = Condition(
-                torch.cat([context.tensor, null_context.tensor]), torch.cat([context.mask, null_context.mask])
-            )
-            conditions = self.backbone.precompute(torch.cat([frames, null_frames]), torch.cat([mask, mask]), both)
-            predict = guided(lambda x, sigma: self.backbone(x, sigma, conditions), settings.guidance_scale)
-        latent = self.objective.generate(predict, noise, settings.num_steps, settings.solver, settings.sway)
-        latent = latent * mask[..., None]
+        predict = guided(self._branches(encoded, lengths, mask, settings.predict_durations), settings.guidance, mask)
+        how = (settings.num_steps, settings.solver, settings.sway, settings.shift)
+        latent = self.objective.generate(predict, noise, *how) * mask[..., None]
         waveform = self.autoencoder.decode(latent, lengths)
         return Generated(waveform, frames_to_samples(lengths, self.autoencoder.hop_samples), latent, lengths)
+
+    def _branches(
+        self, encoded: Sequence[EncodedContent], lengths: Tensor, mask: Tensor, predict_durations: bool
+    ) -> PredictBranches:
+        """The backbone with the conditions of each branch of guidance, which are computed when first asked for."""
+
+        @cache
+        def fused(branch: Branch) -> tuple[Tensor, Condition]:
+            told = self._content_alone(encoded) if branch is Branch.CONTENT else encoded
+            drop = torch.ones_like(lengths).bool() if branch is Branch.NOTHING else None
+            return self.fuse(told, lengths, mask.shape[1], drop, predict_durations)
+
+        @cache
+        def conditions(branches: tuple[Branch, ...]) -> BackboneConditions:
+            frames, contexts = zip(*map(fused, branches), strict=True)
+            context = Condition(torch.cat([c.tensor for c in contexts]), torch.cat([c.mask for c in contexts]))
+            return self.backbone.precompute(torch.cat(frames), torch.cat([mask] * len(branches)), context)
+
+        def predict(branches: tuple[Branch, ...], x: Tensor, sigma: float) -> Tensor:
+            return self.backbone(x, torch.full((len(x),), sigma, device=x.device), conditions(branches))
+
+        return predict

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -18,8 +19,18 @@ from torch import Tensor
 from unisono.errors import UserError
 from unisono.suggest import nearest
 
-# The network with its conditions, guidance included: ``(x (B, T, C), sigma (B,)) -> prediction (B, T, C)``.
-Predict = Callable[[Tensor, Tensor], Tensor]
+# The network with its conditions, guidance included: ``(x (B, T, C), sigma) -> prediction (B, T, C)``. The noise level
+# is that of all items, a Python float: what depends on it can be decided without waiting for a device.
+Predict = Callable[[Tensor, float], Tensor]
+
+
+@dataclass(frozen=True)
+class SolverSettings:
+    """How an objective generates: its solver, and how its steps lie (None where the objective has no such thing)."""
+
+    solver: str
+    sway: float | None
+    shift: float | None
 
 
 class Objective(ABC):
@@ -45,25 +56,55 @@ class Objective(ABC):
     def target(self, x0: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
         """What the network should predict ``(B, T, C)`` from ``interpolate(x0, noise, sigma)``."""
 
+    def couple(self, x0: Tensor, noise: Tensor, mask: Tensor) -> Tensor:
+        """The noise ``(B, T, C)`` of each item of a training batch, from as much that was drawn without regard to it.
+
+        Args:
+            x0, noise: ``(B, T, C)``; the noise has no end, whatever the item's length.
+            mask: bool ``(B, T)``, valid frames of ``x0``.
+        """
+        return noise
+
     @abstractmethod
     def generate(
-        self, predict: Predict, noise: Tensor, num_steps: int, solver: str | None = None, sway: float | None = None
+        self,
+        predict: Predict,
+        noise: Tensor,
+        num_steps: int,
+        solver: str | None = None,
+        sway: float | None = None,
+        shift: float | None = None,
     ) -> Tensor:
-        """Latent ``(B, T, C)`` from ``noise (B, T, C)``; draws nothing random.
+        """Latent ``(B, T, C)`` from ``noise (B, T, C)``; draws nothing random and waits for no device.
 
         Args:
             predict: the network; what it predicts is this objective's ``target``.
-            num_steps: solver steps.
+            num_steps: steps from noise to data; a solver may ask the network more than once in each.
             solver: one of ``solvers``; None is the first.
-            sway: of flow matching, see ``sigma_schedule``; None is the objective's own default.
+            sway, shift: of flow matching, see ``sigma_schedule``; None is the objective's own default.
 
         Raises:
             UserError: a setting that this objective does not have.
         """
 
     @abstractmethod
-    def settle(self, num_steps: int, solver: str | None = None, sway: float | None = None) -> tuple[str, float | None]:
-        """The solver and sway that ``generate`` uses for these settings; raises as it does, before anything is made."""
+    def settle(
+        self, num_steps: int, solver: str | None = None, sway: float | None = None, shift: float | None = None
+    ) -> SolverSettings:
+        """What ``generate`` uses for these settings; raises as it does, before anything is made."""
+
+    def noise_levels(
+        self, num_steps: int, solver: str | None = None, sway: float | None = None, shift: float | None = None
+    ) -> list[float]:
+        """Where ``generate`` asks the network, in order, once per evaluation. Found by generating almost nothing."""
+        asked = []
+
+        def note(x: Tensor, sigma: float) -> Tensor:
+            asked.append(sigma)
+            return torch.zeros_like(x)
+
+        self.generate(note, torch.zeros(1, 1, 1), num_steps, solver, sway, shift)
+        return asked
 
     def choose_solver(self, name: str | None) -> str:
         """The solver to use; a UserError names the choices if ``name`` is none of them."""

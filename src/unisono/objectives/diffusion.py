@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from unisono.errors import UserError
-from unisono.objectives.base import Objective, Predict, check_choice, stratified_uniform
+from unisono.objectives.base import Objective, Predict, SolverSettings, check_choice, stratified_uniform
 
 if TYPE_CHECKING:
     from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
@@ -124,22 +124,36 @@ class Diffusion(Objective):
         return [round(self._num_usable * remaining / num_steps) - 1 for remaining in range(num_steps, 0, -1)]
 
     def generate(
-        self, predict: Predict, noise: Tensor, num_steps: int, solver: str | None = None, sway: float | None = None
+        self,
+        predict: Predict,
+        noise: Tensor,
+        num_steps: int,
+        solver: str | None = None,
+        sway: float | None = None,
+        shift: float | None = None,
     ) -> Tensor:
-        """Solve the probability-flow equation with "dpmpp_2m" (Lu et al. 2022) or "ddim" (Song et al. 2021, eta 0)."""
-        chosen, _ = self.settle(num_steps, solver, sway)
+        """Solve the probability-flow equation with "dpmpp_2m" (Lu et al. 2022) or "ddim" (Song et al. 2021, eta 0).
+
+        Both ask the network once a step. The state is float32, whatever the precision of the prediction.
+        """
+        chosen = self.settle(num_steps, solver, sway, shift).solver
         scheduler = self._new_scheduler(chosen, timesteps := self.timesteps(num_steps))
-        x = noise
+        x = noise.float()
         for timestep in timesteps:
-            sigma = torch.full((len(x),), timestep / (self.num_train_timesteps - 1), device=x.device)
-            x = scheduler.step(predict(x, sigma), timestep, x, return_dict=False)[0]
+            prediction = predict(x, timestep / (self.num_train_timesteps - 1)).float()
+            x = scheduler.step(prediction, timestep, x, return_dict=False)[0]
         return x
 
-    def settle(self, num_steps: int, solver: str | None = None, sway: float | None = None) -> tuple[str, None]:
-        if sway is not None:
-            raise UserError(f"sway is {sway}, but diffusion has none (it belongs to flow matching); set sway to null")
+    def settle(
+        self, num_steps: int, solver: str | None = None, sway: float | None = None, shift: float | None = None
+    ) -> SolverSettings:
+        for name, value in (("sway", sway), ("shift", shift)):
+            if value is not None:
+                raise UserError(
+                    f"{name} is {value}, but diffusion has none (it belongs to flow matching); set {name} to null"
+                )
         self.timesteps(num_steps)
-        return self.choose_solver(solver), None
+        return SolverSettings(self.choose_solver(solver), None, None)
 
     def _new_scheduler(self, solver: str, timesteps: list[int]) -> DPMSolverMultistepScheduler:
         """A scheduler for one generation: it remembers predictions, so it cannot be shared.

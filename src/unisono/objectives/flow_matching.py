@@ -13,7 +13,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from unisono.objectives.base import Objective, Predict, check_choice, stratified_uniform
+from unisono.objectives.base import Objective, Predict, SolverSettings, check_choice, stratified_uniform
+from unisono.objectives.optimal_transport import pair_noise
 from unisono.objectives.solvers import SOLVERS, integrate, sigma_schedule
 
 SigmaSampling = Literal["uniform", "logit_normal"]
@@ -26,18 +27,24 @@ class FlowMatching(Objective):
     Args:
         sigma_sampling: "uniform", or "logit_normal" (Esser et al. 2024, equation 19), which favours middle levels.
         logit_mean, logit_std: of the logit-normal distribution.
+        optimal_transport: pair noise with data within a training batch, see ``optimal_transport.pair_noise``.
     """
 
     tag = "flow-matching"
     solvers = tuple(SOLVERS)
 
     def __init__(
-        self, sigma_sampling: SigmaSampling = "logit_normal", logit_mean: float = 0.0, logit_std: float = 1.0
+        self,
+        sigma_sampling: SigmaSampling = "logit_normal",
+        logit_mean: float = 0.0,
+        logit_std: float = 1.0,
+        optimal_transport: bool = False,
     ) -> None:
         check_choice("sigma_sampling", sigma_sampling, get_args(SigmaSampling))
         if not logit_std > 0:
             raise ValueError(f"logit_std is {logit_std}; it must be positive")
         self.sigma_sampling, self.logit_mean, self.logit_std = sigma_sampling, logit_mean, logit_std
+        self.optimal_transport = optimal_transport
 
     def sample_sigma(self, batch_size: int, device: torch.device) -> Tensor:
         """Noise levels ``(B,)`` in [0, 1], stratified over the batch."""
@@ -56,14 +63,35 @@ class FlowMatching(Objective):
         """Velocity ``dx / dsigma``, the same everywhere on the path."""
         return noise - x0
 
-    def generate(
-        self, predict: Predict, noise: Tensor, num_steps: int, solver: str | None = None, sway: float | None = None
-    ) -> Tensor:
-        """Integrate the velocity from noise to data; ``sway`` is -0.5 where None."""
-        chosen, chosen_sway = self.settle(num_steps, solver, sway)
-        return integrate(predict, noise, sigma_schedule(num_steps, chosen_sway, noise.device), chosen)
+    def couple(self, x0: Tensor, noise: Tensor, mask: Tensor) -> Tensor:
+        return pair_noise(x0, noise, mask) if self.optimal_transport else noise
 
-    def settle(self, num_steps: int, solver: str | None = None, sway: float | None = None) -> tuple[str, float]:
-        chosen_sway = DEFAULT_SWAY if sway is None else sway
-        sigma_schedule(num_steps, chosen_sway)
-        return self.choose_solver(solver), chosen_sway
+    def generate(
+        self,
+        predict: Predict,
+        noise: Tensor,
+        num_steps: int,
+        solver: str | None = None,
+        sway: float | None = None,
+        shift: float | None = None,
+    ) -> Tensor:
+        """Integrate the velocity from noise to data.
+
+        ``sway`` and ``shift`` do much the same, so the default of one yields to the other: -0.5 and 1, but a sway of 0
+        where a shift is given. Where both are given, both are applied.
+        """
+        sway, shift = _bends(sway, shift)
+        return integrate(predict, noise, sigma_schedule(num_steps, sway, shift), self.choose_solver(solver))
+
+    def settle(
+        self, num_steps: int, solver: str | None = None, sway: float | None = None, shift: float | None = None
+    ) -> SolverSettings:
+        sway, shift = _bends(sway, shift)
+        sigma_schedule(num_steps, sway, shift)
+        return SolverSettings(self.choose_solver(solver), sway, shift)
+
+
+def _bends(sway: float | None, shift: float | None) -> tuple[float, float]:
+    if sway is None:
+        sway = DEFAULT_SWAY if shift is None else 0.0
+    return sway, 1.0 if shift is None else shift

@@ -6,6 +6,7 @@ units = score_units(score, Phonemizer("en-us"))
 units.phonemes, units.notes, units.note_durations_s, units.slurs
 """
 
+from unisono.scores.cache import score_file_units
 from unisono.scores.midi import write_midi
 from unisono.scores.pitch import hz_to_midi, midi_to_hz, note_name, note_number
 from unisono.scores.read import read_score
@@ -22,6 +23,7 @@ __all__ = [
     "note_number",
     "parse_score",
     "read_score",
+    "score_file_units",
     "score_units",
     "write_midi",
 ]

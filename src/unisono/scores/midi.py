@@ -17,6 +17,7 @@ from unisono.files import replaced_file
 from unisono.scores.pitch import note_name
 from unisono.scores.read import choose_voice
 from unisono.scores.score import Score, WrittenNote, understand_lyrics
+from unisono.timing import seconds_to_index
 
 # Players hold a key a little into the next note.
 LEGATO_S = 0.05
@@ -82,13 +83,13 @@ def write_midi(score: Score, path: str | os.PathLike) -> Path:
     for note in score.notes:
         if note.pitch != int(note.pitch):
             raise UserError(f"{score.name}: {note} lies between two keys, which MIDI notes cannot; round the pitch")
-        start, end = round(note.start_s * per_second), round(note.end_s * per_second)
+        start, end = (seconds_to_index(time_s, per_second) for time_s in (note.start_s, note.end_s))
         text = "+" if note.slur else f"{note.lyric}-" if note.continues else note.lyric
         if text is not None:
             events.append((start, 1, mido.MetaMessage("lyrics", text=text)))
         events.append((start, 2, mido.Message("note_on", note=int(note.pitch), velocity=80)))
         events.append((max(end, start + 1), 0, mido.Message("note_off", note=int(note.pitch), velocity=0)))
-    events.append((round(score.duration_s * per_second), 3, mido.MetaMessage("end_of_track")))
+    events.append((seconds_to_index(score.duration_s, per_second), 3, mido.MetaMessage("end_of_track")))
     events.sort(key=lambda event: event[:2])
     midi = mido.MidiFile(ticks_per_beat=_WRITTEN_TICKS_PER_BEAT, charset="utf-8")
     track = midi.add_track()

@@ -1,6 +1,6 @@
-"""The phonemes of a word shared out over the syllables it is sung on.
+"""Syllables of what is sung: of the words of a score, and of speech.
 
-The vowels are counted, each syllable gets its own, and the consonants between two vowels go by the maximal onset
+Each syllable has one nucleus, a sound that can carry a note. The consonants between two nuclei go by the maximal onset
 principle: as many as a word of the language could begin with go to the later syllable (Selkirk, "The Syllable", 1982).
 """
 
@@ -9,8 +9,11 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
+
+from unisono.text.phonemes import SILENCE
 
 # Clusters that English syllables begin with; single consonants do as well, but for ŋ.
 _ENGLISH_ONSETS = frozenset({
@@ -32,7 +35,16 @@ _SONORITY = (
 _SPELLED_VOWELS = re.compile(r"[aeiouyäöüáàâãåéèêëíìîïóòôõøúùûýæœ]+")
 
 
-def is_vowel(symbol: str) -> bool:
+@dataclass(frozen=True)
+class Syllable:
+    """A syllable of a list of phonemes: the indices of its own."""
+
+    onset: tuple[int, ...]
+    nucleus: int
+    coda: tuple[int, ...]
+
+
+def is_nucleus(symbol: str) -> bool:
     """Can the symbol carry a note by itself? Vowels, diphthongs, ``əl``, and syllabic consonants (``n̩``)."""
     plain = symbol.strip(_MARKS)
     first = unicodedata.normalize("NFD", plain[:1])[:1]
@@ -40,11 +52,33 @@ def is_vowel(symbol: str) -> bool:
 
 
 def carrier(symbols: Sequence[str]) -> int:
-    """Index of the symbol that holds the note of a syllable: the last vowel, else the most sonorous symbol."""
-    vowels = [index for index, symbol in enumerate(symbols) if is_vowel(symbol)]
-    if vowels:
-        return vowels[-1]
+    """Index of the symbol that holds the note of a syllable: the last nucleus, else the most sonorous symbol."""
+    nuclei = [index for index, symbol in enumerate(symbols) if is_nucleus(symbol)]
+    if nuclei:
+        return nuclei[-1]
     return max(range(len(symbols)), key=lambda index: _sonority(symbols[index]))
+
+
+def split_syllables(phonemes: Sequence[str], language: str = "en-us") -> list[Syllable]:
+    """Syllables of speech; silences belong to none, and one between two nuclei parts their syllables."""
+    nuclei = [index for index, symbol in enumerate(phonemes) if is_nucleus(symbol)]
+    edges = [-1, *nuclei, len(phonemes)]
+    codas: list[tuple[int, ...]] = []
+    onsets: list[tuple[int, ...]] = []
+    for place, (left, right) in enumerate(pairwise(edges)):
+        pauses = [index for index in range(left + 1, right) if phonemes[index] == SILENCE]
+        consonants = tuple(index for index in range(left + 1, right) if phonemes[index] != SILENCE)
+        if place == 0:
+            cut = 0
+        elif place == len(nuclei):
+            cut = len(consonants)
+        elif pauses:
+            cut = sum(index < pauses[0] for index in consonants)
+        else:
+            cut = len(consonants) - onset_length([phonemes[index] for index in consonants], language)
+        codas.append(consonants[:cut])
+        onsets.append(consonants[cut:])
+    return [Syllable(*parts) for parts in zip(onsets, nuclei, codas[1:], strict=False)]
 
 
 def share_out(symbols: Sequence[str], spellings: Sequence[str], language: str = "en-us") -> list[list[str]]:
@@ -61,7 +95,7 @@ def share_out(symbols: Sequence[str], spellings: Sequence[str], language: str = 
     """
     if len(spellings) == 1:
         return [list(symbols)]
-    nuclei = [index for index, symbol in enumerate(symbols) if is_vowel(symbol)]
+    nuclei = [index for index, symbol in enumerate(symbols) if is_nucleus(symbol)]
     counts = _vowels_of_each(len(nuclei), tuple(_spelled_vowels(text) for text in spellings))
     parts: list[list[str]] = []
     start = taken = 0
@@ -73,7 +107,7 @@ def share_out(symbols: Sequence[str], spellings: Sequence[str], language: str = 
         end = len(symbols)
         if taken < len(nuclei):
             last, following = nuclei[taken - 1] if taken else -1, nuclei[taken]
-            end = following - _onset_length(symbols[last + 1 : following], language)
+            end = following - onset_length(symbols[last + 1 : following], language)
         parts.append(list(symbols[start:end]))
         start = end
     return parts
@@ -109,8 +143,8 @@ def _vowels_of_each(num_vowels: int, spelled: tuple[int, ...]) -> tuple[int, ...
     return best[num_vowels][1]
 
 
-def _onset_length(consonants: Sequence[str], language: str) -> int:
-    """How many of the consonants between two vowels begin the later syllable."""
+def onset_length(consonants: Sequence[str], language: str = "en-us") -> int:
+    """How many of the consonants between two nuclei begin the later syllable."""
     length = 0
     for count in range(1, len(consonants) + 1):
         if not _may_begin(consonants[len(consonants) - count :], language):
@@ -136,7 +170,7 @@ def _may_begin(cluster: Sequence[str], language: str) -> bool:
 def _sonority(symbol: str) -> int:
     """Stops and affricates 1, voiceless fricatives 2, voiced ones 3, nasals 4, liquids 5, glides 6, vowels 7."""
     plain = unicodedata.normalize("NFD", symbol.strip(_MARKS))
-    if is_vowel(plain):
+    if is_nucleus(plain):
         return 7
     if len(plain) > 1 and plain[0] in "ptkbdɡʈɖ":
         return 1

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from unisono.errors import UserError
 from unisono.scores.score import Score, ScoreNote
-from unisono.scores.syllables import carrier, is_vowel, share_out
+from unisono.scores.syllables import carrier, is_nucleus, share_out
 from unisono.text.phonemes import SILENCE
 
 _EDGES = re.compile(r"^[^\w']+|[^\w']+$|^'+(?=\W)|_")
@@ -36,6 +36,7 @@ class ScoreUnits:
         note_durations_s: seconds of that note in the score, the same for all phonemes on it.
         slurs: 1 where a vowel goes on over a further note.
         remarks: where lyrics and pronunciation did not fit together, and what was done.
+        text: the lyrics.
     """
 
     phonemes: list[str]
@@ -43,6 +44,7 @@ class ScoreUnits:
     note_durations_s: list[float]
     slurs: list[int]
     remarks: tuple[str, ...] = ()
+    text: str = ""
 
     def as_fields(self) -> dict[str, list]:
         """The fields of a line of ``content.jsonl``."""
@@ -102,7 +104,7 @@ def score_units(score: Score, phonemizer: Pronouncer) -> ScoreUnits:
             raise UserError(f"{score.name}: the word {word.text!r} has no phonemes; correct the lyric")
         for index, part in zip(word.syllables, share_out(spoken, word.spellings, phonemizer.language), strict=True):
             syllables[index].phonemes += part
-        vowels, sung_on = sum(map(is_vowel, spoken)), len(word.syllables)
+        vowels, sung_on = sum(map(is_nucleus, spoken)), len(word.syllables)
         if vowels != sung_on and sung_on > 1:
             remarks.append(
                 f"{'-'.join(word.spellings)!r}: {sung_on} syllables for {vowels} vowels ({' '.join(spoken)})"
@@ -151,7 +153,7 @@ def _without_empty(syllables: list[_Syllable]) -> list[_Syllable]:
 
 
 def _units(score: Score, syllables: list[_Syllable], remarks: tuple[str, ...]) -> ScoreUnits:
-    units = ScoreUnits([], [], [], [], remarks)
+    units = ScoreUnits([], [], [], [], remarks, score.text)
     end_s = 0.0
 
     def add(symbol: str, pitch: float, duration_s: float, slur: int) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from unisono.errors import UserError
-from unisono.text.phonemes import ARPABET_TO_IPA, SILENCE
+from unisono.text.phonemes import ARPABET_TO_IPA, SILENCE, checked_pronunciations
 
 SAMPLE_RATE = 16_000  # of the acoustic model
 FRAME_SAMPLES = 160  # one frame of the aligner: 10 ms
@@ -129,21 +129,22 @@ class ForcedAligner:
     """Keeps one loaded model, so that many utterances can be aligned (about 40 times real time).
 
     Args:
-        pronunciations: words the dictionary lacks, as ARPAbet phones: ``{"digium": "D IH JH IY AH M"}``. A word the
-            dictionary has keeps its own pronunciations.
+        pronunciations: words as ARPAbet phones, ``{"digium": "D IH JH IY AH M"}``; they go before the dictionary's.
         limits: what an alignment must satisfy.
     """
 
     def __init__(self, pronunciations: Mapping[str, str] | None = None, limits: AlignmentLimits | None = None) -> None:
-        self.pronunciations = dict(pronunciations or {})
         self.limits = limits or AlignmentLimits()
-        for word, phones in self.pronunciations.items():
-            unknown = [phone for phone in phones.split() if phone not in ARPABET_TO_IPA]
-            if unknown or not phones.split():
-                raise UserError(
-                    f"pronunciation of {word!r} is {phones!r}; write ARPAbet without stress, such as 'HH AH L OW'"
-                )
+        self.pronunciations = checked_pronunciations(pronunciations or {})
+        # A word that the dictionary has cannot be given other phones: it is entered under another name.
+        self._names: dict[str, str] = {}
         self._decoder = self._new_decoder()
+
+    def add_pronunciations(self, pronunciations: Mapping[str, str]) -> None:
+        """Words for all that is aligned from now on."""
+        added = checked_pronunciations(pronunciations)
+        self.pronunciations |= added
+        self._add(self._decoder, added)
 
     def unknown_words(self, words: Sequence[str]) -> list[str]:
         """The words that cannot be aligned because nothing says how they are pronounced, each once."""
@@ -173,7 +174,7 @@ class ForcedAligner:
         # The model expects some silence around speech. Now and then the search fails for one length of it only.
         failure = AlignmentFailure("no_path", "no alignment found; the words are not those of the recording")
         for padding_frames in (20, 21, 23, 26):
-            result = self._search(samples, words, padding_frames)
+            result = self._search(samples, [self._names.get(word, word) for word in words], padding_frames)
             if isinstance(result, AlignmentFailure):
                 failure = result
                 # After a failed search a decoder may fail on everything that follows.
@@ -200,10 +201,16 @@ class ForcedAligner:
             # Cepstral means of this utterance alone.
             cmn="batch",
         )
-        for word, phones in self.pronunciations.items():
-            if decoder.lookup_word(word) is None:
-                decoder.add_word(word, phones, True)
+        self._add(decoder, self.pronunciations)
         return decoder
+
+    def _add(self, decoder: Any, pronunciations: Mapping[str, str]) -> None:
+        for word, phones in pronunciations.items():
+            name = word if decoder.lookup_word(word) is None else f"{word}~{phones.replace(' ', '~')}"
+            if name != word:
+                self._names[word] = name
+            if decoder.lookup_word(name) is None:
+                decoder.add_word(name, phones, True)
 
     def _search(
         self, samples: np.ndarray, words: Sequence[str], padding_frames: int

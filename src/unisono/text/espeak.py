@@ -24,6 +24,7 @@ import numpy as np
 from unisono.errors import UserError
 from unisono.text.espeak_library import LIBRARY_LOCK, fresh_library, library_paths
 from unisono.text.phonemes import SILENCE, check_phonemes
+from unisono.timing import seconds_to_samples
 
 MIN_RATE_WPM, MAX_RATE_WPM = 80, 300  # beyond 300 eSpeak's event positions are no longer monotone
 LEAD_S, TAIL_S = 0.05, 0.10
@@ -86,7 +87,7 @@ class Utterance:
         import soxr
 
         waveform = soxr.resample(self.waveform, self.sample_rate, sample_rate, quality="HQ")
-        ends = np.floor(np.cumsum(self.durations_s) * sample_rate + 0.5).astype(np.int64)
+        ends = seconds_to_samples(np.cumsum(self.durations_s), sample_rate)
         ends[-1] = len(waveform)
         durations_s = np.diff(ends, prepend=0) / sample_rate
         return Utterance(

@@ -9,7 +9,7 @@ end, never reordered.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from unisono.errors import UserError
 
@@ -59,6 +59,16 @@ def nearest_phonemes(symbol: str, count: int = 3) -> list[str]:
     alike = difflib.get_close_matches(plain, PHONEMES, n=count, cutoff=0.4)
     ranked = [arpabet] if arpabet else []
     return (ranked + [phoneme for phoneme in alike if phoneme != arpabet])[:count]
+
+
+def checked_pronunciations(pronunciations: Mapping[str, str]) -> dict[str, str]:
+    """Words and their ARPAbet phones, ``{"unisono": "Y UW N IH S OW N OW"}``; anything else is a UserError."""
+    for word, phones in pronunciations.items():
+        if not phones.split() or not set(phones.split()) <= ARPABET_TO_IPA.keys():
+            raise UserError(
+                f"pronunciation of {word!r} is {phones!r}; write ARPAbet without stress, such as 'HH AH L OW'"
+            )
+    return dict(pronunciations)
 
 
 # What eSpeak NG says for English, in the symbols of ARPABET_TO_IPA. Symbols that both have stand for themselves.

@@ -20,6 +20,7 @@ What is known and what is not:
 from __future__ import annotations
 
 import functools
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +29,14 @@ from pathlib import Path
 from unisono.errors import UserError
 from unisono.text.ipa import check_language, transcribe_ipa
 from unisono.text.normalize import spoken_phrases
-from unisono.text.phonemes import ARPABET_TO_IPA, PHONEMES, SILENCE, check_phonemes, to_arpabet_inventory
+from unisono.text.phonemes import (
+    ARPABET_TO_IPA,
+    PHONEMES,
+    SILENCE,
+    check_phonemes,
+    checked_pronunciations,
+    to_arpabet_inventory,
+)
 
 _AMERICAN = ("en-us", "en")
 _SIBILANTS = frozenset(("S", "Z", "SH", "ZH", "CH", "JH"))
@@ -76,12 +84,8 @@ class Phonemizer:
     ) -> None:
         self.language, self.silences, self.keep_stress = language, silences, keep_stress
         self.american = language in _AMERICAN
-        self.pronunciations = {word.lower(): phones for word, phones in (pronunciations or {}).items()}
-        for word, phones in self.pronunciations.items():
-            if not phones.split() or not set(phones.split()) <= ARPABET_TO_IPA.keys():
-                raise UserError(
-                    f"pronunciation of {word!r} is {phones!r}; write ARPAbet without stress, such as 'HH AH L OW'"
-                )
+        given = checked_pronunciations(pronunciations or {})
+        self.pronunciations = {word.lower(): phones for word, phones in given.items()}
         if not self.american:
             check_language(language)
             if pronunciations:
@@ -232,6 +236,34 @@ class Phonemizer:
         if not self.silences:
             return tuple(symbol for phrase in phrases for symbol in phrase)
         return (SILENCE, *(symbol for phrase in phrases for symbol in (*phrase, SILENCE)))
+
+
+def read_pronunciations(path: str | os.PathLike) -> dict[str, str]:
+    """A dictionary file: a word and its ARPAbet phones on each line, ``hello HH AH L OW``.
+
+    Stress digits are dropped, ``#`` begins a comment.
+
+    Raises:
+        UserError: not UTF-8, a line without phones or with what is no ARPAbet, a word with two pronunciations.
+    """
+    path = Path(path)
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not readable as a dictionary ({error}); give a UTF-8 text file") from error
+    found: dict[str, str] = {}
+    for number, line in enumerate(lines, 1):
+        word, *phones = line.partition("#")[0].lower().split() or [""]
+        if not word:
+            continue
+        said = " ".join(phone.rstrip("012").upper() for phone in phones)
+        if not phones or not set(said.split()) <= ARPABET_TO_IPA.keys():
+            raise UserError(
+                f"{path}:{number}: {line.strip()!r} is not a word and its ARPAbet phones, such as 'hello HH AH L OW'"
+            )
+        if found.setdefault(word, said) != said:
+            raise UserError(f"{path}:{number}: {word!r} has two pronunciations, {found[word]} and {said}; keep one")
+    return found
 
 
 @functools.lru_cache(maxsize=16)

@@ -185,7 +185,7 @@ def synthetic_batch(model: nn.Module, batch_size: int, duration_s: float) -> Bat
         audio_ids=("synthetic",) * batch_size,
         tasks=("text_to_audio",) * batch_size,
         task_index=torch.zeros(batch_size, dtype=torch.long),
-        instruction_tokens=torch.ones(batch_size, INSTRUCTION_BYTES, dtype=torch.long),
+        instruction={"tokens": torch.ones(batch_size, INSTRUCTION_BYTES, dtype=torch.long)},
         contents=contents,
         waveform=torch.zeros(batch_size, samples),
         waveform_lengths=torch.full((batch_size,), samples),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from unisono.errors import UserError
 from unisono.models.unified import DurationPrediction, TrainingOutput
+from unisono.tasks import TASKS, get_task
 
 
 @dataclass(frozen=True)
@@ -46,9 +49,21 @@ class AudioGenerationLoss:
     Args:
         local_duration_weight: of the error per unit.
         global_duration_weight: of the error of the whole clip's length.
+        task_weights: task -> weight of its items' error in the mean over the batch; a task that is not named has 1.
     """
 
-    def __init__(self, local_duration_weight: float = 0.1, global_duration_weight: float = 0.1) -> None:
+    def __init__(
+        self,
+        local_duration_weight: float = 0.1,
+        global_duration_weight: float = 0.1,
+        task_weights: Mapping[str, float] | None = None,
+    ) -> None:
+        self.task_weights = dict(task_weights or {})
+        for name, weight in self.task_weights.items():
+            get_task(name)
+            if not weight >= 0:
+                raise UserError(f"task_weights.{name} is {weight}; it must be 0 or more")
+        self._weights = torch.empty(0)
         self.local_duration_weight = local_duration_weight
         self.global_duration_weight = global_duration_weight
 
@@ -56,8 +71,14 @@ class AudioGenerationLoss:
         error = masked_item_mean((output.prediction.float() - output.target) ** 2, output.frame_mask)
         local = duration_loss(output.local_durations, error.device)
         whole = duration_loss(output.global_durations, error.device)
-        total = error.mean()
+        total = (error * self._weights_on(error.device)[output.task_index]).mean()
         for weight, part in ((self.local_duration_weight, local), (self.global_duration_weight, whole)):
             if len(part):
                 total = total + weight * part.mean()
         return LossResult(total, output.sigma, error, local, whole)
+
+    def _weights_on(self, device: torch.device) -> Tensor:
+        """One weight per task, made once: a copy to the device in each step would wait for it."""
+        if len(self._weights) != len(TASKS) or self._weights.device != device:
+            self._weights = torch.tensor([float(self.task_weights.get(name, 1.0)) for name in TASKS], device=device)
+        return self._weights

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ def run_training(cfg: DictConfig) -> Path:
     val_dataloader = instantiate(cfg.get("val_dataloader"))
     with process_state().main_process_first():
         for loader in (train_dataloader, val_dataloader):
-            check_data(loader, cache=exp_dir / "verified_audio.json")
+            check_data(loader)
     import torch
 
     torch.manual_seed(cfg.seed)
@@ -79,7 +79,35 @@ def _train_and_export(trainer: Any, exp_dir: Path, cfg: DictConfig) -> None:
         sys.exit(0)  # asked to by a signal; nothing more of a sweep either
     if trainer.step > first_step or not (exp_dir / "model").is_dir():
         trainer.export(exp_dir / "model", cfg)
+    if is_main and trainer.step == first_step > 0:
+        logger.warning("%s", nothing_left(exp_dir, cfg, trainer.step))
     logger.info("%s at step %d; the model is in %s", trainer.stop_reason, trainer.step, exp_dir / "model")
+
+
+def nothing_left(run: Path, cfg: DictConfig, step: int) -> str:
+    """What to say where a run had ended already: which of the settings given now were not used, and how to go on."""
+    path = run / "config.yaml"
+    changed: list[str] = []
+    if path.is_file():
+        before, now = (dict(_dotted(OmegaConf.to_container(node))) for node in (OmegaConf.load(path), cfg))
+        same = ("exp_dir", "resume", "hydra")
+        changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+        changed = [f"{key}: {before.get(key)} there, {now.get(key)} now" for key in changed if key not in same]
+    shown = ", ".join(changed[:8]) + (" …" if len(changed) > 8 else "")
+    unused = f"; changed and without effect: {shown}" if changed else ""
+    return (
+        f"nothing was trained: {run} had ended at step {step} before{unused}. Raise epochs (now {cfg.get('epochs')}) "
+        "to go on with it, or choose another exp_dir to train anew"
+    )
+
+
+def _dotted(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every setting by its dotted name; lists as a whole."""
+    if not isinstance(node, dict):
+        yield prefix, node
+        return
+    for key, value in node.items():
+        yield from _dotted(value, f"{prefix}.{key}" if prefix else str(key))
 
 
 # What may differ between a run and the one it goes on with: lengths, logging, where and how fast, not what is learned.
@@ -135,17 +163,18 @@ def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def check_data(loader: Any, cache: Path) -> None:
+def check_data(loader: Any) -> None:
     """Raise before training for unknown phonemes or speakers and for audio that cannot be read or is not finite."""
-    from unisono.data.collate import Collator, check_vocabulary
+    from unisono.data.collate import Collator
     from unisono.data.datasets import ConcatDataset
     from unisono.data.sampler import TrainBatchSampler
-    from unisono.data.verify import verify_audio
+    from unisono.data.validate.verify import verify_audio
+    from unisono.data.vocabulary import check_vocabulary
 
     if isinstance(getattr(loader, "dataset", None), ConcatDataset):  # other data sets are the user's own to check
         if isinstance(loader.collate_fn, Collator):
             check_vocabulary(loader.dataset, loader.collate_fn)
-        verify_audio(loader.dataset.datasets, cache=cache)
+        verify_audio(loader.dataset.datasets)
         for dataset in loader.dataset.datasets:
             left_out = f"; {dataset.num_left_out} longer ones left out" if dataset.num_left_out else ""
             minutes = dataset.durations_s.sum() / 60
@@ -156,14 +185,15 @@ def check_data(loader: Any, cache: Path) -> None:
 
 
 def use_feature_cache(folder: str, dtype: str, model: Any, loaders: Sequence[Any]) -> None:
-    """Let the loaders' data sets read latents from the cache that ``unisono cache`` filled."""
+    """Let the loaders' data sets read from the cache that ``unisono cache`` filled."""
     from unisono.data.datasets import ConcatDataset
     from unisono.data.feature_cache.attach import attach
+    from unisono.data.feature_cache.demands import parts_of
 
     for loader in loaders:
         dataset = getattr(loader, "dataset", None)
         if isinstance(dataset, ConcatDataset):
-            attach(dataset.datasets, model.autoencoder, folder, dtype)
+            attach(dataset.datasets, parts_of(model), folder, dtype)
         elif loader is not None:
             raise UserError("feature_cache serves data sets of manifests, not this loader; set it to null")
 

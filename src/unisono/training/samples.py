@@ -78,10 +78,10 @@ class SampleLogger:
             UserError: a setting that the model's objective does not have, or audio that cannot be read.
         """
         settings = self.generation
-        model.objective.settle(settings.num_steps, settings.solver, settings.sway)
+        model.settle(settings)
         if not isinstance(loader, DataLoader) or not isinstance(loader.dataset, ConcatDataset):
             if process_state().is_main_process:
-                logger.info("no samples while training: they are made of validation items of a ConcatDataset")
+                logger.info("no samples while training: validation has no data set of manifests to take items from")
             return
         chosen = choose_items(loader.dataset, self.num_items)
         self.samples = [loader.dataset.sample(item, heard=True) for item in chosen]

@@ -18,18 +18,18 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from unisono.data.feature_cache import CachedLatents
+from unisono.data.feature_cache import CachedLatents, CachedTexts
 from unisono.data.index import Index, ManifestFile, build_index, id_hash
 from unisono.data.manifest import Fields
 from unisono.errors import UserError
+from unisono.media import tolerances
 from unisono.media.audio import audio_info, read_audio
 from unisono.media.locations import Location
 from unisono.objectives.noise import derive_seed
 from unisono.tasks import get_task
-from unisono.timing import latent_rate_hz, samples_to_frames, seconds_to_samples
-from unisono.types import Content, PhonemeContent, PitchContent, Sample, ScoreContent
+from unisono.timing import frames_within, latent_rate_hz, samples_to_frames, seconds_to_index, seconds_to_samples
+from unisono.types import Content, PhonemeContent, PitchContent, Sample, ScoreContent, TextContent
 
-DURATION_TOLERANCE_S = 0.05
 LONGEST_WHOLE_S = 600.0
 """A longer recording is read in crops, or left out, or refused: nobody trains on an hour at once unknowingly."""
 
@@ -42,6 +42,11 @@ class Window:
 
     start_s: float
     duration_s: float
+
+    def indices(self, rate_hz: float) -> tuple[int, int]:
+        """First and end index of what is shown, of values at ``rate_hz``: at least one."""
+        first = seconds_to_index(self.start_s, rate_hz)
+        return first, max(seconds_to_index(self.start_s + self.duration_s, rate_hz), first + 1)
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,8 @@ class AudioGenerationDataset(Dataset[Sample], ABC):
         durations_s: float32 array, seconds per item as shown (zeros without targets); samplers bucket by it.
         num_left_out: items longer than ``max_duration_s``.
         latents: cached latents of the targets; None reads waveforms.
+        captions, instructions: cached embeddings of texts, where frozen encoders read them; None leaves that to the
+            model.
     """
 
     task: str
@@ -109,6 +116,8 @@ class AudioGenerationDataset(Dataset[Sample], ABC):
             if limit is not None and not limit > 0:
                 raise UserError(f"{content}: {name} is {limit}; it must be above 0, or null")
         self.latents: CachedLatents | None = None
+        self.captions: CachedTexts | None = None
+        self.instructions: CachedTexts | None = None
         self.max_duration_s = max_duration_s
         if content is None:
             self._refuse_for_streams(audio=audio, max_samples=max_samples, split=split)
@@ -119,7 +128,7 @@ class AudioGenerationDataset(Dataset[Sample], ABC):
         index = build_index(
             self.content_file.path,
             None if self.audio_file is None else self.audio_file.path,
-            self.check_item,
+            self,
             split=split,
             kind=[self.task, check_files, *self.check_options()],
             # Which items are too long is known only after reading them all.
@@ -227,11 +236,11 @@ class AudioGenerationDataset(Dataset[Sample], ABC):
             raise line.fail(f"field {field!r}: {location} is empty (0 samples); remove the line or replace the file")
         if stated_s is None:
             return duration_s
-        if abs(stated_s - duration_s) > max(DURATION_TOLERANCE_S, info.tolerance_s):
+        if abs(stated_s - duration_s) > max(tolerances.LENGTH_S, info.tolerance_s):
             raise line.fail(
                 f"field 'duration_s' is {stated_s}, but {location} lasts {duration_s:.3f} s; correct the field"
             )
-        return stated_s if info.tolerance_s > DURATION_TOLERANCE_S else duration_s  # a header may only estimate
+        return stated_s if info.tolerance_s > tolerances.LENGTH_S else duration_s  # a header may only estimate
 
     def check_file(self, line: Fields, field: str) -> None:
         """Raise if a field names no file; it is looked for where files are checked."""
@@ -304,10 +313,12 @@ class AudioGenerationDataset(Dataset[Sample], ABC):
         target, latent = Target(), None
         if recording is not None:
             target, latent = self._target(line, recording, whole_s, rng, heard)
+        instruction = self.instruction(line, epoch)
         return Sample(
             audio_id=audio_id,
             task=self.task,
-            instruction=self.instruction(line, epoch),
+            instruction=instruction,
+            instruction_embedding=None if self.instructions is None else self.instructions.read(instruction),
             content=self.load_content(line, target, rng),
             waveform=target.waveform if latent is None else None,
             latent=latent,
@@ -324,7 +335,8 @@ class AudioGenerationDataset(Dataset[Sample], ABC):
             window = self.draw_window(line, whole_s, self.crop_s, rng)
         latent, num_samples = None, None
         if self.latents is not None and not heard:
-            latent, num_samples = self.latents.read(recording.location("audio"), window)
+            wanted = None if window is None else seconds_to_samples(window.duration_s, self.sample_rate)
+            latent, num_samples = self.latents.read(recording.location("audio"), window, wanted)
         waveform = None
         if latent is None or self.needs_waveform:
             waveform = self.read(recording, "audio", window)
@@ -334,7 +346,7 @@ class AudioGenerationDataset(Dataset[Sample], ABC):
     def draw_window(self, line: Fields, whole_s: float, crop_s: float, rng: np.random.Generator) -> Window:
         """Where to crop: any whole latent frame, unless the content's units allow only some places."""
         frame_s = 1.0 / self.latent_rate_hz
-        starts = int((whole_s - crop_s) / frame_s + 1e-6) + 1
+        starts = frames_within(whole_s - crop_s, self.latent_rate_hz) + 1
         return Window(int(rng.integers(starts)) * frame_s, crop_s)
 
     def read(self, line: Fields, field: str, window: Window | None = None) -> Tensor:
@@ -346,6 +358,13 @@ class AudioGenerationDataset(Dataset[Sample], ABC):
             return torch.from_numpy(read_audio(location, self.sample_rate, window.start_s, window.duration_s))
         except UserError as error:
             raise line.fail(f"field {field!r}: {error}") from error
+
+    def caption(self, line: Fields, target: Target, rng: np.random.Generator) -> TextContent:
+        """One of the line's captions, drawn; the first at inference."""
+        captions = line.texts("caption")
+        first = target.num_samples is None or len(captions) == 1
+        text = captions[0 if first else int(rng.integers(len(captions)))]
+        return TextContent(text, None if self.captions is None else self.captions.read(text))
 
     def num_frames(self, target: Target) -> int | None:
         """Latent frames of a target."""

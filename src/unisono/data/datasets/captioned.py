@@ -6,7 +6,7 @@ import numpy as np
 
 from unisono.data.datasets.base import AudioGenerationDataset, Target
 from unisono.data.manifest import Fields
-from unisono.types import Content, TextContent
+from unisono.types import Content
 
 
 class CaptionedDataset(AudioGenerationDataset):
@@ -19,17 +19,10 @@ class CaptionedDataset(AudioGenerationDataset):
         line.texts("caption")
 
     def load_content(self, line: Fields, target: Target, rng: np.random.Generator) -> tuple[Content, ...]:
-        return (TextContent(drawn_caption(line, target, rng)),)
+        return (self.caption(line, target, rng),)
 
     def describe(self, line: Fields) -> str:
         return line.texts("caption")[0]
-
-
-def drawn_caption(line: Fields, target: Target, rng: np.random.Generator) -> str:
-    captions = line.texts("caption")
-    if target.num_samples is None or len(captions) == 1:
-        return captions[0]
-    return captions[int(rng.integers(len(captions)))]
 
 
 class TextToAudioDataset(CaptionedDataset):

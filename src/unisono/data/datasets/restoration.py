@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unisono.data.datasets.base import DURATION_TOLERANCE_S, AudioGenerationDataset, Target
+from unisono.data.datasets.base import AudioGenerationDataset, Target
 from unisono.data.feature_cache import CachedLatents
 from unisono.data.manifest import Fields
 from unisono.errors import UserError
+from unisono.media import tolerances
 from unisono.media.locations import Location
 from unisono.types import AudioContent, Content
 
@@ -61,11 +62,11 @@ class RestorationDataset(AudioGenerationDataset):
         if not self.check_files:
             return
         input_s = self.recording_s(line, self.input_field)
-        if duration_s is not None and abs(input_s - duration_s) > DURATION_TOLERANCE_S:
+        if duration_s is not None and abs(input_s - duration_s) > tolerances.LENGTH_S:
             place = line.location(self.input_field)
             raise line.fail(
                 f"field {self.input_field!r}: {place} lasts {input_s:.3f} s, its target {duration_s:.3f} s; "
-                f"they must agree within {DURATION_TOLERANCE_S} s and start together"
+                f"they must agree within {tolerances.LENGTH_S} s and start together"
             )
 
     def load_content(self, line: Fields, target: Target, rng: np.random.Generator) -> tuple[Content, ...]:

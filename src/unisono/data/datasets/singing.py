@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from unisono.data.datasets.base import DURATION_TOLERANCE_S, Target
+from unisono.data.datasets.base import Target
 from unisono.data.datasets.units import UnitDataset, numbers_of, seconds_of
 from unisono.data.manifest import Fields, is_finite_number
 from unisono.errors import UserError
+from unisono.media import tolerances
 from unisono.media.locations import Location
-from unisono.timing import seconds_to_frames
+from unisono.timing import frames_covering, seconds_to_frames
 from unisono.types import Content, PitchContent, ScoreContent, Speaker
 
 _SCORE_FIELDS = ("phonemes", "notes", "note_durations_s", "slurs")
@@ -93,14 +94,13 @@ def _note(line: Fields, value: Any) -> float:
 
 
 def _from_score(line: Fields) -> ScoreContent:
-    from unisono.scores import read_score, score_units
-    from unisono.text.phonemize import phonemizer
+    from unisono.scores import score_file_units
 
     location = line.location("score")
     try:
         with location.open() as file:
-            score = read_score(file.read(), str(location))
-        units = score_units(score, phonemizer(line.text("language", None) or "en-us"))
+            data = file.read()
+        units = score_file_units(data, str(location), line.text("language", None) or "en-us")
     except UserError as error:
         raise line.fail(f"field 'score': {location}: {error}") from error
     return ScoreContent(
@@ -108,7 +108,7 @@ def _from_score(line: Fields) -> ScoreContent:
         notes=torch.tensor(units.notes, dtype=torch.float32),
         note_durations_s=torch.tensor(units.note_durations_s, dtype=torch.float32),
         slurs=torch.tensor(units.slurs, dtype=torch.bool),
-        text=score.text,
+        text=units.text,
     )
 
 
@@ -137,16 +137,14 @@ class SingingAcousticModelingDataset(UnitDataset):
         self._check_contour(line, f0_hz, voicing, rate_hz)
         # The voicing's own word, where it disagrees with the contour, is that there is no pitch.
         f0_hz = np.where(voicing, f0_hz, 0.0).astype(np.float32)
-        if target.window is not None:
-            begin, end = (
-                round(edge_s * rate_hz)
-                for edge_s in (target.window.start_s, target.window.start_s + target.window.duration_s)
-            )
-            f0_hz = f0_hz[begin:end]
         frames = self.num_frames(target)
         if frames is None:
             frames = int(seconds_to_frames(float(durations_s.sum()), self.latent_rate_hz))
-        f0_hz = resample_f0(f0_hz, rate_hz, self.latent_rate_hz, frames)
+        start_s = 0.0 if target.window is None else target.window.start_s
+        # Where it ends before the recording, within the tolerance, its last value holds.
+        lacks = frames_covering(start_s + frames / self.latent_rate_hz, rate_hz) - len(f0_hz)
+        f0_hz = np.pad(f0_hz, (0, max(lacks, 0)), mode="edge")
+        f0_hz = resample_f0(f0_hz, rate_hz, self.latent_rate_hz, frames, start_s)
         return (
             PitchContent(
                 phonemes=tuple(line.record["phonemes"][units]),
@@ -165,7 +163,7 @@ class SingingAcousticModelingDataset(UnitDataset):
         if float(f0_hz.min()) < 0 or float(f0_hz.max()) > 8000:
             raise line.fail(f"field 'f0_hz': values from {f0_hz.min():g} to {f0_hz.max():g}; F0 is 0 to 8000 Hz")
         seconds, sung_s = len(f0_hz) / rate_hz, sum(line.record["durations_s"])
-        if abs(seconds - sung_s) > DURATION_TOLERANCE_S + 1 / rate_hz:
+        if abs(seconds - sung_s) > tolerances.LENGTH_S + 1 / rate_hz:
             raise line.fail(
                 f"field 'f0_hz': {len(f0_hz)} frames at {rate_hz:g} Hz are {seconds:.3f} s, the phonemes {sung_s:.3f} "
                 "s; correct f0_rate_hz or make the contour again"

@@ -9,14 +9,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unisono.data.datasets.base import DURATION_TOLERANCE_S, AudioGenerationDataset, Target, Window
+from unisono.data.datasets.base import AudioGenerationDataset, Target, Window
 from unisono.data.manifest import Fields
 from unisono.errors import UserError
+from unisono.media import tolerances
 from unisono.media.audio import read_audio
 from unisono.media.locations import Location, read_array
 from unisono.types import Speaker
 
 if TYPE_CHECKING:
+    from unisono.data.feature_cache import CachedVectors
     from unisono.features.speaker import SpeakerEncoder
 
 
@@ -37,16 +39,21 @@ class UnitDataset(AudioGenerationDataset):
 
     Args:
         content, audio, **options: see ``AudioGenerationDataset``.
-        speaker_encoder: name for ``load_speaker_encoder``; gives the voices of the recordings that lines name as
-            ``speaker_audio``. ``unisono speaker`` does it once and for all.
+        speaker_encoder: name for ``load_speaker_encoder``: gives the voices of the recordings that lines name as
+            ``speaker_audio``. Taken from the feature cache where that is in use; ``unisono speaker`` writes them into
+            files once and for all.
+
+    Attributes:
+        voices: cached vectors of those recordings; None computes them.
     """
 
     def __init__(self, content: Any, audio: Any = None, speaker_encoder: str | None = None, **options: Any) -> None:
         self.speaker_encoder: SpeakerEncoder | None = None
         if speaker_encoder is not None:
-            from unisono.features.speaker import load_speaker_encoder
+            from unisono.features.speaker import shared_speaker_encoder
 
-            self.speaker_encoder = load_speaker_encoder(speaker_encoder)
+            self.speaker_encoder = shared_speaker_encoder(speaker_encoder, "cpu")
+        self.voices: CachedVectors | None = None
         self._voices: dict[str, Tensor] = {}
         super().__init__(content, audio, **options)
 
@@ -63,10 +70,10 @@ class UnitDataset(AudioGenerationDataset):
                 f"field 'durations_s' has {len(durations)} values for {len(phonemes)} phonemes; "
                 "there must be one per phoneme"
             )
-        if duration_s is not None and abs(sum(durations) - duration_s) > DURATION_TOLERANCE_S:
+        if duration_s is not None and abs(sum(durations) - duration_s) > tolerances.LENGTH_S:
             raise line.fail(
                 f"field 'durations_s' sums to {sum(durations):.3f} s, but the recording lasts {duration_s:.3f} s; "
-                f"they must agree within {DURATION_TOLERANCE_S} s (silence is a unit too)"
+                f"they must agree within {tolerances.LENGTH_S} s (silence is a unit too)"
             )
 
     def check_voice(self, line: Fields) -> None:
@@ -91,6 +98,8 @@ class UnitDataset(AudioGenerationDataset):
         return self._reference_voice(line)
 
     def _reference_voice(self, line: Fields) -> Tensor:
+        if self.voices is not None:
+            return self.voices.read(line.location("speaker_audio"))
         if self.speaker_encoder is None:
             raise line.fail(
                 "field 'speaker_audio' needs the data set's speaker_encoder, such as statistics, or vectors made "

@@ -1,19 +1,19 @@
-"""Training from the cache: data sets read latents in place of recordings, where all that they need are there."""
+"""Training from the cache: data sets read features in place of what they were made from, if all are there."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from unisono.data.feature_cache.demands import Sources, input_sources, latent_parts
-from unisono.data.feature_cache.encoders import latent_spec
-from unisono.data.feature_cache.reading import CachedLatents
+from unisono.data.feature_cache.demands import Demand, Part, Source, demands_of
+from unisono.data.feature_cache.digests import FileDigests
+from unisono.data.feature_cache.reading import digests_folder
 from unisono.data.feature_cache.scan import chunks, digests_of
 from unisono.errors import UserError
 
@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MAX_CHECKED = 100_000
-"""Items that are looked up before training starts; of more, so many evenly spread ones."""
+"""Items of each encoder that are looked up before training starts; of more, so many evenly spread ones."""
+
+READERS = ("latents", "input_latents", "captions", "instructions", "voices", "frames")
+"""Attributes of data sets that read from the cache."""
 
 _MAX_SHOWN = 5
 _CHUNK = 1024
@@ -31,80 +34,88 @@ _CHUNK = 1024
 
 def attach(
     datasets: Sequence[AudioGenerationDataset],
-    autoencoder: Any,
+    parts: Mapping[str, Any],
     cache: str | os.PathLike,
     dtype: str = "float32",
     max_checked: int = MAX_CHECKED,
-) -> CachedLatents:
-    """Let the data sets of one loader read latents from the cache: all targets, and all inputs unless one degrades.
+) -> dict[str, Any]:
+    """Let the data sets of one loader read from the cache what frozen encoders would compute of them.
 
     Args:
-        datasets: of one loader; a batch has either latents or waveforms.
-        autoencoder: the model's.
+        datasets: of one loader; a batch has either latents or waveforms, either tokens or embeddings.
+        parts: of the model, see ``parts_of``.
         cache: folder that ``unisono cache`` filled.
         dtype: that it stored.
-        max_checked: look up so many recordings at most.
+        max_checked: see ``MAX_CHECKED``.
+
+    Returns:
+        The readers, by the attribute of the data sets.
 
     Raises:
-        UserError: latents are missing (how many, and what mends it), or a shard is damaged.
+        UserError: features are missing (how many, and what mends it), or a shard is damaged.
     """
-    folder = Path(cache)
     for dataset in datasets:
-        if not hasattr(dataset, "latents"):
-            raise UserError(
-                f"the feature cache serves the project's own data sets, not {type(dataset).__qualname__}; "
-                "set feature_cache to null"
-            )
-        if dataset.sample_rate != autoencoder.sample_rate or dataset.hop_samples != autoencoder.hop_samples:
-            raise UserError(
-                f"{dataset.name}: the data set has {dataset.sample_rate} Hz and {dataset.hop_samples} samples per "
-                f"latent frame, the autoencoder {autoencoder.sample_rate} Hz and {autoencoder.hop_samples}; make them "
-                "equal"
-            )
-    spec = latent_spec(autoencoder, dtype)
-    latents = CachedLatents(folder, spec, autoencoder.sample_rate, autoencoder.hop_samples)
-    parts = latent_parts(datasets)
-    _refuse_missing(latents, parts, max_checked)
+        _check_dataset(dataset, parts["autoencoder"])
+    readers: dict[str, Any] = {}
+    demands = demands_of(parts, [datasets], dtype)
+    for demand in demands:
+        _refuse_missing(demand, Path(cache), max_checked)
     for dataset in datasets:
-        dataset.latents = latents if dataset.has_targets else None
-        if hasattr(dataset, "input_latents"):
-            used = any(part is dataset and sources is input_sources for part, sources in parts)
-            dataset.input_latents = latents if used else None
-    return latents
+        for name in READERS:
+            if hasattr(dataset, name):
+                setattr(dataset, name, None)
+    for demand in demands:
+        reader = demand.encoder.reader(Path(cache))
+        for part in demand.parts:
+            setattr(part.dataset, part.reader, reader)
+            readers[part.reader] = reader
+    return readers
 
 
-def _refuse_missing(
-    latents: CachedLatents, parts: Sequence[tuple[AudioGenerationDataset, Sources]], max_checked: int
-) -> None:
+def _check_dataset(dataset: AudioGenerationDataset, autoencoder: Any) -> None:
+    if not hasattr(dataset, "latents"):
+        raise UserError(
+            f"the feature cache serves the project's own data sets, not {type(dataset).__qualname__}; "
+            "set feature_cache to null"
+        )
+    if dataset.sample_rate != autoencoder.sample_rate or dataset.hop_samples != autoencoder.hop_samples:
+        raise UserError(
+            f"{dataset.name}: the data set has {dataset.sample_rate} Hz and {dataset.hop_samples} samples per "
+            f"latent frame, the autoencoder {autoencoder.sample_rate} Hz and {autoencoder.hop_samples}; make them "
+            "equal"
+        )
+
+
+def _refuse_missing(demand: Demand, cache: Path, max_checked: int) -> None:
+    reader, files = demand.encoder.reader(cache), FileDigests(digests_folder(cache))
     checked, missing = 0, 0
     shown: list[str] = []
-    total = sum(len(dataset) for dataset, _ in parts)
+    total = len(demand)
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        for chunk in chunks(_sources(parts, min(total, max_checked)), _CHUNK):
+        for chunk in chunks(_sources(demand.parts, min(total, max_checked)), _CHUNK):
             checked += len(chunk)
-            found = digests_of([source for _, source in chunk], latents.files, pool)
+            found = digests_of([source for _, source in chunk], files, pool)
             for (where, source), digest in zip(chunk, found, strict=True):
                 if isinstance(digest, UserError):
                     raise UserError(f"{where}: {digest}")
-                if latents.store.find(digest) is None:
+                if reader.store.find(digest) is None:
                     missing += 1
                     if len(shown) < _MAX_SHOWN:
-                        shown.append(f"{where}: {source}")
-    latents.files.save()
+                        shown.append(f"{where}: {str(source)[:80]}")
+    files.save()
     if missing:
-        among = f"{checked} recordings" if checked >= total else f"{checked} recordings looked at, of {total},"
+        among = f"{checked} inputs" if total <= max_checked else f"{checked} inputs looked at"
         listed = "\n  ".join(shown) + ("\n  …" if missing > len(shown) else "")
         raise UserError(
-            f"{missing} of {among} have no latent in {latents.store.folder}; run `unisono cache` with the settings of "
-            f"this training, or train without it (feature_cache=null):\n  {listed}"
+            f"{missing} of {among} have no {reader.store.spec.kind} in {reader.store.folder}; run `unisono cache` with "
+            f"the settings of this training, or train without it (feature_cache=null):\n  {listed}"
         )
-    logger.info("latents of %d recordings are read from %s", total, latents.store.folder)
+    logger.info("%s of %d items are read from %s", reader.store.spec.kind, total, reader.store.folder)
 
 
-def _sources(parts: Sequence[tuple[AudioGenerationDataset, Sources]], count: int) -> Iterator[tuple[str, Any]]:
+def _sources(parts: Sequence[Part], count: int) -> Iterator[Source]:
     """Sources of ``count`` evenly spread items."""
-    ends = np.cumsum([0, *(len(dataset) for dataset, _ in parts)])
+    ends = np.cumsum([0, *(len(part.dataset) for part in parts)])
     for item in np.linspace(0, max(int(ends[-1]) - 1, 0), count).round().astype(np.int64).tolist():
-        part = int(np.searchsorted(ends, item, side="right")) - 1
-        dataset, sources = parts[part]
-        yield from sources(dataset, item - int(ends[part]))
+        place = int(np.searchsorted(ends, item, side="right")) - 1
+        yield from parts[place].sources(parts[place].dataset, item - int(ends[place]))

@@ -1,7 +1,8 @@
-"""Which inputs of data sets a model's frozen encoders are asked about."""
+"""What of their data sets frozen encoders are asked for."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -53,8 +54,9 @@ def caption_sources(dataset: AudioGenerationDataset, item: int) -> list[Source]:
 
 
 def speaker_sources(dataset: AudioGenerationDataset, item: int) -> list[Source]:
-    """The target of an item whose voice its line does not tell as an embedding."""
-    return [] if dataset.line(item).record.get("speaker_embedding") is not None else target_sources(dataset, item)
+    """The recording of the voice that an item is to have."""
+    line = dataset.line(item)
+    return [(line.where, location) for name, location in dataset.other_files(line) if name == "speaker_audio"]
 
 
 def video_sources(dataset: AudioGenerationDataset, item: int) -> list[Source]:
@@ -62,15 +64,24 @@ def video_sources(dataset: AudioGenerationDataset, item: int) -> list[Source]:
     return [(line.where, location) for name, location in dataset.other_files(line) if name == "video"]
 
 
+@dataclass(frozen=True)
+class Part:
+    """What the items of a data set ask an encoder for, and the data set's attribute that reads the answers."""
+
+    dataset: AudioGenerationDataset
+    sources: Sources
+    reader: str
+
+
 @dataclass
 class Demand:
-    """What one encoder is asked about: pairs of a data set and of what its items name."""
+    """What one encoder is asked for."""
 
     encoder: FeatureEncoder
-    parts: list[tuple[AudioGenerationDataset, Sources]] = field(default_factory=list)
+    parts: list[Part] = field(default_factory=list)
 
     def __len__(self) -> int:
-        return sum(len(dataset) for dataset, _ in self.parts)
+        return sum(len(part.dataset) for part in self.parts)
 
 
 def degrades(dataset: AudioGenerationDataset) -> bool:
@@ -78,60 +89,64 @@ def degrades(dataset: AudioGenerationDataset) -> bool:
     return getattr(dataset, "degradation", None) is not None
 
 
-def latent_parts(datasets: Sequence[AudioGenerationDataset]) -> list[tuple[AudioGenerationDataset, Sources]]:
-    """Whose latents training can take from the cache: all targets, and the inputs where all of them are recordings.
-
-    A batch has its inputs either as latents or as waveforms, so one data set that degrades keeps all as waveforms.
-    """
-    parts: list[tuple[AudioGenerationDataset, Sources]] = [
-        (dataset, target_sources) for dataset in datasets if dataset.has_targets
-    ]
-    restoring = [dataset for dataset in datasets if hasattr(dataset, "input_latents")]
-    if not any(degrades(dataset) for dataset in restoring):
-        parts += [(dataset, input_sources) for dataset in restoring]
-    return parts
+def parts_of(model: Any) -> dict[str, Any]:
+    """The parts of a model that may be frozen encoders, by the names of its constructor."""
+    encoders = dict(model.content_encoders.items())
+    return {
+        "autoencoder": model.autoencoder,
+        "instruction_encoder": model.instruction_encoder,
+        "content_encoders": encoders,
+    }
 
 
 def demands_of(
     parts: Mapping[str, Any], lists: Sequence[Sequence[AudioGenerationDataset]], dtype: str = "float32"
 ) -> list[Demand]:
-    """What a model's frozen parts are asked about.
+    """What frozen encoders are asked for: those of the model, and those that the data sets hold.
 
     Args:
-        parts: of the model, by name: ``autoencoder``, ``instruction_encoder``, ``content_encoders`` by modality. An
-            encoder is frozen if it has a ``fingerprint`` and can ``embed`` texts, or holds a frozen ``speaker_encoder``
-            or a ``frame_encoder`` with its ``frame_rate_hz`` (see ``unisono.features``). The others are trained, and
-            asked nothing.
+        parts: see ``parts_of``. A text encoder is frozen if it has a ``fingerprint`` and can ``embed``; the others are
+            trained, and asked nothing.
         lists: the data sets of each loader.
         dtype: see ``StoreSpec``.
     """
-    by_folder: dict[tuple[str, str], Demand] = {}
+    by_folder: dict[tuple[str, ...], Demand] = {}
 
-    def ask(encoder: FeatureEncoder, wanted: Iterable[tuple[AudioGenerationDataset, Sources]]) -> None:
-        demand = by_folder.setdefault((encoder.spec.kind, encoder.spec.fingerprint), Demand(encoder))
-        demand.parts += wanted
+    def ask(encoder: FeatureEncoder, wanted: Iterable[Part]) -> None:
+        place = (encoder.spec.kind, encoder.spec.fingerprint, json.dumps(encoder.spec.settings, sort_keys=True))
+        by_folder.setdefault(place, Demand(encoder)).parts += wanted
 
     everything = [dataset for datasets in lists for dataset in datasets]
     if (autoencoder := parts.get("autoencoder")) is not None:
-        encoder = LatentEncoder(autoencoder, dtype)
         for datasets in lists:
-            ask(encoder, latent_parts(datasets))
+            ask(LatentEncoder(autoencoder, dtype), _latent_parts(datasets))
     instruction_encoder: Any = parts.get("instruction_encoder")
     if is_frozen_text_encoder(instruction_encoder):
-        ask(TextFeatureEncoder(instruction_encoder, dtype), [(dataset, instruction_sources) for dataset in everything])
-    for modality, part in dict(parts.get("content_encoders") or {}).items():
-        if is_frozen_text_encoder(part):
-            ask(TextFeatureEncoder(part, dtype), [(dataset, caption_sources) for dataset in everything])
-        if (speaker_encoder := getattr(part, "speaker_encoder", None)) is not None:
-            voices = [dataset for dataset in everything if dataset.task_row.modality == modality]
-            ask(SpeakerFeatureEncoder(speaker_encoder, dtype), [(dataset, speaker_sources) for dataset in voices])
-        if (frame_encoder := getattr(part, "frame_encoder", None)) is not None:
-            videos = [dataset for dataset in everything if dataset.task == "video_to_audio"]
-            ask(
-                FrameFeatureEncoder(frame_encoder, part.frame_rate_hz, dtype),
-                [(dataset, video_sources) for dataset in videos],
-            )
+        encoder = TextFeatureEncoder(instruction_encoder, dtype)
+        ask(encoder, [Part(dataset, instruction_sources, "instructions") for dataset in everything])
+    text_encoder: Any = dict(parts.get("content_encoders") or {}).get("text")
+    if is_frozen_text_encoder(text_encoder):
+        encoder = TextFeatureEncoder(text_encoder, dtype)
+        ask(encoder, [Part(dataset, caption_sources, "captions") for dataset in everything])
+    for dataset in everything:
+        if (voice := getattr(dataset, "speaker_encoder", None)) is not None:
+            ask(SpeakerFeatureEncoder(voice, dtype), [Part(dataset, speaker_sources, "voices")])
+        if (pictures := getattr(dataset, "frame_encoder", None)) is not None:
+            rate_hz = dataset.frame_rate_hz  # type: ignore[attr-defined]
+            ask(FrameFeatureEncoder(pictures, rate_hz, dtype), [Part(dataset, video_sources, "frames")])
     return [demand for demand in by_folder.values() if len(demand)]
+
+
+def _latent_parts(datasets: Sequence[AudioGenerationDataset]) -> list[Part]:
+    """Whose latents training can take from the cache: all targets, and the inputs where all of them are recordings.
+
+    A batch has its inputs either as latents or as waveforms, so one data set that degrades keeps all as waveforms.
+    """
+    parts = [Part(dataset, target_sources, "latents") for dataset in datasets if dataset.has_targets]
+    restoring = [dataset for dataset in datasets if hasattr(dataset, "input_latents")]
+    if not any(degrades(dataset) for dataset in restoring):
+        parts += [Part(dataset, input_sources, "input_latents") for dataset in restoring]
+    return parts
 
 
 def is_frozen_text_encoder(part: Any) -> bool:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 
+from unisono.data.feature_cache.reading import CachedLatents, CachedSequences, CachedTexts, CachedVectors
 from unisono.data.feature_cache.shards import Feature
 from unisono.data.feature_cache.store import StoreSpec
 from unisono.media.audio import read_audio
@@ -45,6 +47,10 @@ class FeatureEncoder(ABC):
     batch_size = 1
 
     @abstractmethod
+    def reader(self, cache: Path) -> Any:
+        """What reads the features in a data set."""
+
+    @abstractmethod
     def load(self, source: Input) -> Any:
         """Read and decode an input; this is what several threads do side by side."""
 
@@ -54,9 +60,9 @@ class FeatureEncoder(ABC):
 
     def to(self, device: torch.device) -> None:
         """Move the encoder, if it computes with torch."""
-        encoder = self.encoder
-        if isinstance(encoder, torch.nn.Module):
-            encoder.to(device)
+        module = self.encoder if isinstance(self.encoder, torch.nn.Module) else getattr(self.encoder, "model", None)
+        if isinstance(module, torch.nn.Module):
+            module.to(device)
 
 
 def _words(encoder: Any) -> str:
@@ -71,6 +77,9 @@ class LatentEncoder(FeatureEncoder):
     def __init__(self, autoencoder: Autoencoder, dtype: str = "float32") -> None:
         self.encoder, self.sample_rate = autoencoder, autoencoder.sample_rate
         self.spec = latent_spec(autoencoder, dtype)
+
+    def reader(self, cache: Path) -> CachedLatents:
+        return CachedLatents(cache, self.spec, self.sample_rate, self.encoder.hop_samples)
 
     def load(self, source: Input) -> Tensor:
         assert isinstance(source, Location)
@@ -103,6 +112,9 @@ class TextFeatureEncoder(FeatureEncoder):
         self.encoder = encoder
         self.spec = text_spec(encoder, dtype)
 
+    def reader(self, cache: Path) -> CachedTexts:
+        return CachedTexts(cache, self.spec)
+
     def load(self, source: Input) -> str:
         assert isinstance(source, str)
         return source
@@ -122,6 +134,9 @@ class SpeakerFeatureEncoder(FeatureEncoder):
     def __init__(self, encoder: SpeakerEncoder, dtype: str = "float32") -> None:
         self.encoder = encoder
         self.spec = speaker_spec(encoder, dtype)
+
+    def reader(self, cache: Path) -> CachedVectors:
+        return CachedVectors(cache, self.spec)
 
     def load(self, source: Input) -> Any:
         assert isinstance(source, Location)
@@ -143,6 +158,9 @@ class FrameFeatureEncoder(FeatureEncoder):
     def __init__(self, encoder: VideoEncoder, rate_hz: float, dtype: str = "float32") -> None:
         self.encoder, self.rate_hz = encoder, rate_hz
         self.spec = frame_spec(encoder, rate_hz, dtype)
+
+    def reader(self, cache: Path) -> CachedSequences:
+        return CachedSequences(cache, self.spec, self.rate_hz)
 
     def load(self, source: Input) -> Location:
         assert isinstance(source, Location)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,14 +12,12 @@ from unisono.data.feature_cache.digests import FileDigests, text_digest
 from unisono.data.feature_cache.shards import Entry
 from unisono.data.feature_cache.store import FeatureStore, StoreSpec
 from unisono.errors import UserError
+from unisono.media import tolerances
 from unisono.media.locations import Location
-from unisono.timing import latent_rate_hz, samples_to_frames, seconds_to_samples
+from unisono.timing import latent_rate_hz, samples_to_frames, seconds_to_index, seconds_to_samples
 
 if TYPE_CHECKING:
     from unisono.data.datasets.base import Window
-
-LENGTH_TOLERANCE_S = 0.05
-"""How much less a recording may hold than its manifest and the recordings beside it say."""
 
 
 def digests_folder(cache: Path) -> Path:
@@ -80,7 +77,7 @@ class CachedLatents(CachedFiles):
 
         Args:
             location: of the recording.
-            window: a part; shorter by what the recording lacks at its end, at most ``LENGTH_TOLERANCE_S``.
+            window: a part; shorter by what the recording lacks at its end, at most ``tolerances.LENGTH_S``.
             num_samples: length that the result must have: cut, or its last frame repeated, by no more than that.
 
         Raises:
@@ -89,7 +86,7 @@ class CachedLatents(CachedFiles):
         entry = self.entry(location)
         have, first = entry.num_samples, 0
         if window is not None:
-            first = math.floor(window.start_s * latent_rate_hz(self.sample_rate, self.hop_samples) + 0.5)
+            first = seconds_to_index(window.start_s, latent_rate_hz(self.sample_rate, self.hop_samples))
             have = min(seconds_to_samples(window.duration_s, self.sample_rate), have - first * self.hop_samples)
             self._check_length(location, have, seconds_to_samples(window.duration_s, self.sample_rate))
         latent = self.store.read(entry, first, samples_to_frames(have, self.hop_samples))
@@ -102,10 +99,10 @@ class CachedLatents(CachedFiles):
         return latent[:frames], num_samples
 
     def _check_length(self, location: Location, have: int, wanted: int) -> None:
-        if have <= 0 or wanted - have > LENGTH_TOLERANCE_S * self.sample_rate:
+        if have <= 0 or wanted - have > tolerances.LENGTH_S * self.sample_rate:
             raise UserError(
                 f"{location} ends {(wanted - have) / self.sample_rate:.3f} s before the part of it that was asked for, "
-                f"more than {LENGTH_TOLERANCE_S} s; correct 'duration_s' in its manifest"
+                f"more than {tolerances.LENGTH_S} s; correct 'duration_s' in its manifest"
             )
 
 
@@ -155,6 +152,6 @@ class CachedSequences(CachedFiles):
         entry = self.entry(location)
         if window is None:
             return self.store.read(entry)
-        first = min(round(window.start_s * self.rate_hz), entry.rows - 1)
-        end = min(round((window.start_s + window.duration_s) * self.rate_hz), entry.rows)
-        return self.store.read(entry, first, max(end - first, 1))
+        first, end = window.indices(self.rate_hz)
+        first = min(first, entry.rows - 1)
+        return self.store.read(entry, first, min(end, entry.rows) - first)

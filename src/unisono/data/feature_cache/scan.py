@@ -89,7 +89,8 @@ class Scan:
         """The inputs of some rows, read from the manifests again; what has changed since the scan is a fault."""
         for row in rows:
             part, item, slot = self.places[:, row].tolist()
-            dataset, sources = self.demand.parts[part]
+            chosen = self.demand.parts[part]
+            dataset, sources = chosen.dataset, chosen.sources
             where, source = sources(dataset, item)[slot]
             digest = join_key(*self.keys[:, row].tolist())
             if isinstance(source, str):
@@ -152,7 +153,8 @@ def _halves(digest: bytes) -> tuple[int, int]:
 
 
 def _sources(demand: Demand, bar: tqdm) -> Iterator[tuple[tuple[int, int, int], Source]]:
-    for number, (dataset, sources) in enumerate(demand.parts):
+    for number, part in enumerate(demand.parts):
+        dataset, sources = part.dataset, part.sources
         for item in range(len(dataset)):
             for slot, source in enumerate(sources(dataset, item)):
                 yield (number, item, slot), source

@@ -11,7 +11,7 @@ import dataclasses
 import json
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack
 from importlib import metadata
@@ -21,6 +21,7 @@ from typing import Any
 from unisono.data.manifest import write_jsonl
 from unisono.data.mini.items import SAMPLE_RATE, SPEAKERS, SPLITS, TASKS, Item, Job, make_item
 from unisono.data.mini.plan import (
+    DEFAULT_COUNTS,
     Counts,
     check_captions,
     check_packages,
@@ -35,7 +36,7 @@ from unisono.workers import default_workers, worker_pool
 
 logger = logging.getLogger(__name__)
 
-GENERATOR_VERSION = 2
+GENERATOR_VERSION = 3
 """Raise it whenever the same seed gives another corpus than before."""
 
 _MAX_ATTEMPTS = 20
@@ -62,14 +63,7 @@ def build_mini_corpus(
     out: str | os.PathLike,
     *,
     seed: int = 0,
-    num_text_to_audio: Sequence[int] | None = None,
-    num_text_to_speech: Sequence[int] | None = None,
-    num_speech_enhancement: Sequence[int] | None = None,
-    num_text_to_music: Sequence[int] | None = None,
-    num_singing_voice_synthesis: Sequence[int] | None = None,
-    num_singing_acoustic_modeling: Sequence[int] | None = None,
-    num_audio_super_resolution: Sequence[int] | None = None,
-    num_video_to_audio: Sequence[int] | None = None,
+    counts: Mapping[str, Sequence[int]] | None = None,
     workers: int | None = None,
     overwrite: bool = False,
     progress: bool = True,
@@ -79,10 +73,9 @@ def build_mini_corpus(
     Args:
         out: folder of the corpus; created, with its parents.
         seed: any whole number from 0.
-        num_text_to_audio and so on: items of the task in (train, val, test). Without any of them, all tasks have those
-            of ``plan.DEFAULT_COUNTS``; with one or more, the tasks not named have none. Enhancement takes the
-            recordings of text_to_speech as its targets, in turn; acoustic modeling those of singing voice synthesis;
-            super-resolution scenes, music and speech.
+        counts: items in (train, val, test) by task; tasks that are not named have none. None takes
+            ``plan.DEFAULT_COUNTS``. Enhancement takes the recordings of text_to_speech as its targets, in turn;
+            acoustic modeling those of singing voice synthesis; super-resolution scenes, music and speech.
         workers: processes; None takes as many as there are CPUs, at most 8. 1 works in this process.
         overwrite: replace a mini corpus of other settings.
         progress: show a bar on stderr.
@@ -94,25 +87,14 @@ def build_mini_corpus(
         UserError: bad numbers, a folder that is in use for something else, a corpus of other settings without
             ``overwrite``, or a missing package.
     """
-    counts = checked_counts(
-        {
-            "text_to_audio": num_text_to_audio,
-            "text_to_speech": num_text_to_speech,
-            "speech_enhancement": num_speech_enhancement,
-            "text_to_music": num_text_to_music,
-            "singing_voice_synthesis": num_singing_voice_synthesis,
-            "singing_acoustic_modeling": num_singing_acoustic_modeling,
-            "audio_super_resolution": num_audio_super_resolution,
-            "video_to_audio": num_video_to_audio,
-        }
-    )
+    every_count = checked_counts(DEFAULT_COUNTS if counts is None else counts)
     out = _checked_place(out, seed, workers)
-    settings = {"generator_version": GENERATOR_VERSION, "seed": seed, "counts": counts}
+    settings = {"generator_version": GENERATOR_VERSION, "seed": seed, "counts": every_count}
     out.parent.mkdir(parents=True, exist_ok=True)
     # The ranks of a distributed run may all come here.
     with locked(out.with_name(f".{out.name}.lock")):
         if not _is_built(out, settings, overwrite):
-            check_packages(counts)
+            check_packages(every_count)
             _build(out, settings, workers or min(default_workers(), 8), progress)
     return out
 

@@ -15,6 +15,7 @@ from unisono.data.mini.synthesis import (
     phase_of,
     vary,
 )
+from unisono.timing import seconds_to_samples
 
 
 def knock(rng: np.random.Generator, take: Take) -> np.ndarray:
@@ -139,7 +140,7 @@ def zap(rng: np.random.Generator, take: Take) -> np.ndarray:
 
 def key_press(rng: np.random.Generator) -> np.ndarray:
     """One key of a keyboard, 90 ms: the key bottoms out with a clack and is let go with a lighter click."""
-    time_s = np.arange(int(0.09 * SAMPLE_RATE)) / SAMPLE_RATE
+    time_s = np.arange(seconds_to_samples(0.09, SAMPLE_RATE)) / SAMPLE_RATE
     release_s = np.maximum(time_s - float(vary(rng, 0.055, 0.2)), 0)
     clack = band_noise(rng, len(time_s), float(vary(rng, 3_000, 0.15)), 0.5)
     body = modes(time_s, vary(rng, [330, 780], 0.08), 0.008, [0.8, 0.6])

@@ -21,6 +21,7 @@ from unisono.data.mini.synthesis import (
     vary,
     wander,
 )
+from unisono.timing import seconds_to_samples
 
 
 def rain(rng: np.random.Generator, take: Take) -> np.ndarray:
@@ -28,7 +29,7 @@ def rain(rng: np.random.Generator, take: Take) -> np.ndarray:
     hiss = noise(rng, take.samples, lambda f: bump(f, 3_500, 1.3))
 
     def drop() -> np.ndarray:
-        time_s = np.arange(int(0.02 * SAMPLE_RATE)) / SAMPLE_RATE
+        time_s = np.arange(seconds_to_samples(0.02, SAMPLE_RATE)) / SAMPLE_RATE
         frequency_hz = rng.uniform(1_500, 6_500)
         return rng.lognormal(0.6, 0.5) * modes(time_s, frequency_hz, 0.0025, 1.0, attack_s=0.0005)
 
@@ -71,7 +72,7 @@ def fire(rng: np.random.Generator, take: Take) -> np.ndarray:
     flutter = noise(rng, take.samples, lambda f: bump(f, 180, 0.9)) * (0.6 + 0.4 * wander(rng, time_s, 9))
 
     def crackle() -> np.ndarray:
-        samples = int(0.03 * SAMPLE_RATE)
+        samples = seconds_to_samples(0.03, SAMPLE_RATE)
         decay_s = rng.uniform(0.001, 0.005)
         snap = band_noise(rng, samples, rng.uniform(1_200, 5_500), 0.7)
         return rng.lognormal(0, 0.6) * snap * np.exp(-np.arange(samples) / SAMPLE_RATE / decay_s)
@@ -85,7 +86,7 @@ def bubbles(rng: np.random.Generator, take: Take) -> np.ndarray:
     """Bubbling water: some twenty bubbles a second, each a short tone that rises as the bubble nears the surface."""
 
     def bubble() -> np.ndarray:
-        time_s = np.arange(int(0.09 * SAMPLE_RATE)) / SAMPLE_RATE
+        time_s = np.arange(seconds_to_samples(0.09, SAMPLE_RATE)) / SAMPLE_RATE
         start_hz = np.exp(rng.uniform(np.log(280), np.log(750)))
         phase = phase_of(start_hz * (1 + 6 * time_s))
         return rng.uniform(0.3, 1) * np.sin(phase) * np.exp(-time_s / 0.025) * np.minimum(time_s / 0.004, 1)

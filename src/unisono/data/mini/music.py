@@ -17,6 +17,7 @@ from unisono.data.mini.instruments import DRUMS, INSTRUMENTS, Stroke, drum_strok
 from unisono.data.mini.notes import TICKS_PER_BEAT, Key, Part, Tempo, draw_key
 from unisono.data.mini.synthesis import SAMPLE_RATE, fade, noise, peak_normalised
 from unisono.data.mini.tunes import Tune, bass_part, draw_tune, drum_part, harmony_part, lead_part
+from unisono.scores.pitch import midi_to_hz
 from unisono.timing import seconds_to_samples
 
 BPM = {"slow": (66, 80), "moderate": (96, 116), "fast": (138, 168)}
@@ -220,7 +221,7 @@ def play(rng: np.random.Generator, part: Part, tempo: Tempo, samples: int) -> np
         if part.program is None:
             sound = drum_stroke(rng, note.midi, force)
         else:
-            stroke = Stroke(440 * 2 ** ((note.midi - 69) / 12), tempo.seconds(note.length), force)
+            stroke = Stroke(midi_to_hz(note.midi), tempo.seconds(note.length), force)
             sound = force * INSTRUMENTS[part.name].play(rng, stroke)
         start = seconds_to_samples(tempo.seconds(note.start), SAMPLE_RATE)
         out[start : start + len(sound)] += sound[: samples - start]

@@ -49,31 +49,30 @@ _PACKAGES = {
 """Optional packages that tasks are made with, by the name they are imported by."""
 
 
-def checked_counts(given: Mapping[str, Sequence[int] | None]) -> Counts:
-    """Counts of every task from those given by task.
-
-    Where none is given, ``DEFAULT_COUNTS``; else a task without a count has no items.
+def checked_counts(given: Mapping[str, Sequence[int]]) -> Counts:
+    """Counts of every task from those given by task; a task that is not named has no items.
 
     Raises:
-        UserError: counts that are no three whole numbers, recordings without their task, or no item at all.
+        UserError: an unknown task, counts that are no three whole numbers, recordings without their task, or no item.
     """
-    if all(numbers is None for numbers in given.values()):
-        given = DEFAULT_COUNTS
+    if not isinstance(given, Mapping):
+        raise UserError(f"counts is {given!r}; give a mapping, such as {{'text_to_audio': (60, 6, 6)}}")
+    if unknown := [str(task) for task in given if task not in TASKS]:
+        raise UserError(f"counts names {', '.join(unknown)}; the tasks are {', '.join(TASKS)}")
     counts: Counts = {}
     for task in TASKS:
-        asked = given.get(task)
-        numbers = [0, 0, 0] if asked is None else list(asked)
+        asked = given.get(task, (0, 0, 0))
+        numbers = list(asked) if isinstance(asked, Sequence | np.ndarray) and not isinstance(asked, str) else []
         whole = all(isinstance(n, int | np.integer) and not isinstance(n, bool) and n >= 0 for n in numbers)
         if len(numbers) != len(SPLITS) or not whole:
-            raise UserError(f"num_{task} is {numbers}; give three whole numbers, items in train, val and test")
+            raise UserError(f"counts of {task} are {asked!r}; give three whole numbers, items in train, val and test")
         counts[task] = {split: int(n) for split, n in zip(SPLITS, numbers, strict=True)}
     for task, sources in RECORDED_IN.items():
         for split in SPLITS:
             if counts[task][split] and not any(counts[source][split] for source in sources):
                 raise UserError(
-                    f"num_{task} asks for {counts[task][split]} items in {split}, but "
-                    f"{' and '.join(f'num_{source}' for source in sources)} for none, "
-                    "whose recordings they use; raise the latter"
+                    f"counts ask for {counts[task][split]} items of {task} in {split}, but for none of "
+                    f"{' and '.join(sources)}, whose recordings they use; raise the latter"
                 )
     if not any(n for splits in counts.values() for n in splits.values()):
         raise UserError("every count is 0; ask for at least one item")
@@ -170,5 +169,5 @@ def check_captions(items: Sequence[Item], draws: int) -> None:
         if shared:
             raise UserError(
                 f"{len(shared)} captions of val and test occur in train after {draws} draws; "
-                f"ask for fewer items: num_{task} exceeds what can be told apart"
+                f"ask for fewer items of {task}: there are not so many that can be told apart"
             )

@@ -15,8 +15,9 @@ from itertools import pairwise
 import numpy as np
 
 from unisono.data.mini.notes import TICKS_PER_BEAT, TICKS_PER_EIGHTH, Key, Note, Part, Tempo, draw_key, semitones
-from unisono.data.singing_synthesis.plan import SyllableNotes, is_nucleus, split_syllables
+from unisono.data.singing_synthesis.plan import SyllableNotes
 from unisono.data.singing_synthesis.synthesis import Style, SungPhrase, sing
+from unisono.scores.syllables import is_nucleus, split_syllables
 from unisono.text.espeak import phonemize, synthesize
 from unisono.text.phonemes import SILENCE
 

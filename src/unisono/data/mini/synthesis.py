@@ -17,6 +17,7 @@ from unisono.timing import seconds_to_samples
 SAMPLE_RATE = 24_000
 HIGHEST_PARTIAL_HZ = 11_000.0
 """Partials above this are left out: they would alias, or fall in the edge of a resampler's filter."""
+_LOWEST_HZ = 10.0
 
 
 @dataclass(frozen=True)
@@ -120,14 +121,23 @@ def modes(
 
 
 def resonate(source: np.ndarray, frequencies_hz: ArrayLike, decays_s: ArrayLike, gains: ArrayLike) -> np.ndarray:
-    """``source`` ``(S,)`` through two-pole resonators in parallel; an impulse makes each ring at its gain."""
+    """``source`` ``(S,)`` through two-pole resonators in parallel; an impulse makes each ring at its gain.
+
+    Pulses push one way only; what would be left of that as an offset from zero is taken away.
+    """
     out = np.zeros_like(source)
     for frequency_hz, decay_s, gain in np.broadcast(frequencies_hz, decays_s, gains):
         radius = np.exp(-1 / (decay_s * SAMPLE_RATE))
         angle = 2 * np.pi * frequency_hz / SAMPLE_RATE
         feedback = [1.0, -2 * radius * np.cos(angle), radius**2]
         out += gain * signal.lfilter([np.sin(angle)], feedback, source)
-    return out
+    return _without_offset(out)
+
+
+def _without_offset(waveform: np.ndarray) -> np.ndarray:
+    """A causal high-pass of 6 dB per octave below ``_LOWEST_HZ``: air does not carry a steady pressure."""
+    memory = 1 - 2 * np.pi * _LOWEST_HZ / SAMPLE_RATE
+    return signal.lfilter([1, -1], [1, -memory], waveform)
 
 
 def pulses(rng: np.random.Generator, rate_hz: np.ndarray, jitter: float = 0.0) -> np.ndarray:

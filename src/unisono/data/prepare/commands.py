@@ -9,16 +9,13 @@ from typing import Annotated, Any
 
 import typer
 
+from unisono.data.prepare.commands_options import MaxLeftOutOption, WorkersOption
 from unisono.data.prepare.recipes import RECIPES, Recipe
 
 OutOption = Annotated[Path | None, typer.Option("--out", help="Folder of the corpus; default: data/NAME.")]
 SeedOption = Annotated[int, typer.Option("--seed", help="Of everything random.")]
-WorkersOption = Annotated[int | None, typer.Option("--workers", min=1, help="Processes; default: one per core.")]
 SourceOption = Annotated[Path, typer.Option("--source", help="Folder of the corpus as it was downloaded.")]
 MaxItemsOption = Annotated[int | None, typer.Option("--max-items", min=1, help="Of each split, for a first look.")]
-MaxLeftOutOption = Annotated[
-    float, typer.Option("--max-left-out", min=0.0, max=1.0, help="Share of items that may be left out.")
-]
 ClipsOption = Annotated[Path | None, typer.Option("--clips", help="Folder of the clips; default: found in --source.")]
 
 prepare_app = typer.Typer(help="Build a corpus in the documented format (docs/data_format.md).", no_args_is_help=True)

@@ -2,38 +2,43 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from unisono.data.prepare.commands_options import (
+    AudioOption,
+    ContentArgument,
+    MaxLeftOutOption,
+    OutputOption,
+    OverwriteOption,
+    PronunciationsOption,
+    WorkersOption,
+)
+
 
 def phonemize(
-    manifest: Annotated[Path, typer.Argument(help="content.jsonl whose lines have `text`.")],
-    output: Annotated[Path, typer.Option("--out", "-o", help="Manifest to write, in the same folder.")],
+    content: ContentArgument,
+    out: OutputOption,
+    audio: AudioOption = None,
     language: Annotated[
-        str, typer.Option("--language", "-l", help="en-us, or a language of eSpeak NG (de, fr, zh, …).")
+        str,
+        typer.Option("--language", "-l", help="Of lines without one: en-us, or a language of eSpeak NG (de, fr, …)."),
     ] = "en-us",
-    pronunciations: Annotated[
-        Path | None, typer.Option("--pronunciations", help="English words and their ARPAbet phones, one a line.")
-    ] = None,
-    workers: Annotated[int | None, typer.Option("--workers", min=1, help="Processes; default: one per core.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")] = False,
-    leave_out_failures: Annotated[
-        bool, typer.Option("--leave-out-failures", help="Write the other lines where some cannot be read.")
-    ] = False,
+    pronunciations: PronunciationsOption = None,
+    workers: WorkersOption = None,
+    overwrite: OverwriteOption = False,
+    max_left_out: MaxLeftOutOption = 0.5,
 ) -> None:
-    """Add phonemes to the lines of a manifest. English by dictionary, the rest by eSpeak NG."""
-    from unisono.data.prepare.steps.phonemize import phonemize_manifest, read_pronunciations
+    """Write phonemes of each line's text: American English by dictionary, the rest by eSpeak NG.
 
-    typer.echo(
-        phonemize_manifest(
-            manifest,
-            output,
-            language=language,
-            pronunciations=read_pronunciations(pronunciations) if pronunciations else None,
-            workers=workers,
-            overwrite=overwrite,
-            leave_out_failures=leave_out_failures,
-        )
-    )
+    Lines with text get phonemes, language, and guessed_words where eSpeak NG read words that the dictionary lacks.
+    Lines that have phonemes or a score stay as they are. Lines whose text is missing or cannot be read are left out.
+    """
+    from unisono.data.prepare.steps.engine import Options
+    from unisono.data.prepare.steps.phonemize import add_phonemes
+    from unisono.text.phonemize import read_pronunciations
+
+    words = read_pronunciations(pronunciations) if pronunciations else None
+    options = Options(out, workers, True, overwrite, max_left_out)
+    typer.echo(add_phonemes(content, options, language=language, pronunciations=words, audio=audio))

@@ -7,14 +7,14 @@ nucleus; consonants take their time from the note, or the rest, before them.
 from __future__ import annotations
 
 import math
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 
 from unisono.errors import UserError
+from unisono.scores.score import ScoreNote
+from unisono.scores.syllables import Syllable, is_nucleus, split_syllables
 from unisono.text.phonemes import SILENCE
 
 MIN_NOTE_S = 0.08
@@ -27,17 +27,6 @@ _MAX_HEAD = 0.8
 _EDGE = 0.3
 """Share of a nucleus that keeps its speed, at each end."""
 
-_VOWEL_LETTERS = frozenset("aeiouyæøœɐɑɒɔəɚɘɛɜɝɞɤɨɪɯɵɶʉʊʌʏᵻ")
-_SYLLABIC = "\N{COMBINING VERTICAL LINE BELOW}"
-_SONORITY = {
-    **dict.fromkeys(["p", "b", "t", "d", "k", "ɡ", "tʃ", "dʒ", "ʔ"], 0),
-    **dict.fromkeys(["f", "v", "θ", "ð", "s", "z", "ʃ", "ʒ", "h", "x"], 1),
-    **dict.fromkeys(["m", "n", "ŋ", "ɲ"], 2),
-    **dict.fromkeys(["l", "ɫ", "ɹ", "r", "ɾ"], 3),
-    **dict.fromkeys(["j", "w", "ʍ"], 4),
-}
-_OTHER_SONORITY = 1
-
 
 @dataclass(frozen=True)
 class SyllableNotes:
@@ -47,19 +36,13 @@ class SyllableNotes:
     durations_s: tuple[float, ...]
     rest_after_s: float = 0.0
 
-
-@dataclass(frozen=True)
-class ScoreNote:
-    """One note of the melody in the phrase's time; ``syllable`` counts from 0."""
-
-    start_s: float
-    duration_s: float
-    midi: float
-    syllable: int
-
-    @property
-    def end_s(self) -> float:
-        return self.start_s + self.duration_s
+    def from_time(self, start_s: float) -> tuple[ScoreNote, ...]:
+        """The notes, one after the other from ``start_s`` on."""
+        notes: list[ScoreNote] = []
+        for midi, duration_s in zip(self.midi, self.durations_s, strict=True):
+            notes.append(ScoreNote(start_s, duration_s, midi, slur=bool(notes)))
+            start_s += duration_s
+        return tuple(notes)
 
 
 @dataclass(frozen=True)
@@ -107,88 +90,33 @@ class Unit:
 
 @dataclass(frozen=True)
 class PhrasePlan:
-    """Spans that cover the phrase without gaps, and the notes it is sung on."""
+    """Spans that cover the phrase without gaps, and the notes that each of its syllables is sung on."""
 
     spans: tuple[Span, ...]
-    notes: tuple[ScoreNote, ...]
+    notes: tuple[tuple[ScoreNote, ...], ...]
 
     @property
     def duration_s(self) -> float:
         return self.spans[-1].end_s
 
+    @property
+    def melody(self) -> tuple[ScoreNote, ...]:
+        """All notes in order."""
+        return tuple(note for notes in self.notes for note in notes)
+
     def units(self) -> list[Unit]:
         """The phonemes in turn. A nucleus over several notes is as many units, all but the first with a slur."""
         units = []
         for span in self.spans:
-            sung_on = [note for note in self.notes if note.syllable == span.syllable]
+            sung_on = self.notes[span.syllable]
             if span.role == "rest":
                 units.append(Unit(span.symbol, span.start_s, 0, span.end_s - span.start_s, False))
             elif span.role == "nucleus":
-                units += [
-                    Unit(span.symbol, note.start_s, note.midi, note.duration_s, slur=index > 0)
-                    for index, note in enumerate(sung_on)
-                ]
+                units += [Unit(span.symbol, note.start_s, note.pitch, note.duration_s, note.slur) for note in sung_on]
             else:
                 note = sung_on[0] if span.role == "onset" else sung_on[-1]
-                units.append(Unit(span.symbol, span.start_s, note.midi, note.duration_s, False))
+                units.append(Unit(span.symbol, span.start_s, note.pitch, note.duration_s, False))
         return units
-
-
-# ---------------------------------------------------------------------------------------------- syllables
-
-
-@dataclass(frozen=True)
-class Syllable:
-    """Indices of its phonemes."""
-
-    onset: tuple[int, ...]
-    nucleus: int
-    coda: tuple[int, ...]
-
-
-def is_nucleus(symbol: str) -> bool:
-    """Whether an IPA symbol can carry a note: vowels, diphthongs, vowels with a liquid, syllabic consonants."""
-    plain = unicodedata.normalize("NFD", symbol)
-    return plain[:1] in _VOWEL_LETTERS or _SYLLABIC in plain
-
-
-def onset_length(consonants: Sequence[str]) -> int:
-    """How many of the consonants between two nuclei begin the second syllable.
-
-    As many as rise in sonority, or are an s before p, t or k; at least one, unless that is ŋ.
-    """
-    if not consonants or consonants[-1] == "ŋ":
-        return 0
-    length = 1
-    for back, front in pairwise(reversed(consonants)):
-        if front == "s" and back in ("p", "t", "k"):
-            return length + 1
-        if front == "ŋ" or _SONORITY.get(front, _OTHER_SONORITY) >= _SONORITY.get(back, _OTHER_SONORITY):
-            break
-        length += 1
-    return length
-
-
-def split_syllables(phonemes: Sequence[str]) -> list[Syllable]:
-    """Syllables of the phonemes; silences belong to none, and one between two nuclei parts their syllables."""
-    nuclei = [index for index, symbol in enumerate(phonemes) if is_nucleus(symbol)]
-    edges = [-1, *nuclei, len(phonemes)]
-    codas: list[tuple[int, ...]] = []
-    onsets: list[tuple[int, ...]] = []
-    for place, (left, right) in enumerate(pairwise(edges)):
-        pauses = [index for index in range(left + 1, right) if phonemes[index] == SILENCE]
-        consonants = tuple(index for index in range(left + 1, right) if phonemes[index] != SILENCE)
-        if place == 0:
-            cut = 0
-        elif place == len(nuclei):
-            cut = len(consonants)
-        elif pauses:
-            cut = sum(index < pauses[0] for index in consonants)
-        else:
-            cut = len(consonants) - onset_length([phonemes[index] for index in consonants])
-        codas.append(consonants[:cut])
-        onsets.append(consonants[cut:])
-    return [Syllable(*parts) for parts in zip(onsets, nuclei, codas[1:], strict=False)]
 
 
 # ---------------------------------------------------------------------------------------------- plan
@@ -201,6 +129,7 @@ def plan_phrase(
     *,
     start_s: float = 0.3,
     tail_s: float = 0.15,
+    language: str = "en-us",
 ) -> PhrasePlan:
     """Where every phoneme goes when the speech is sung.
 
@@ -210,22 +139,20 @@ def plan_phrase(
         melody: notes of every syllable, each from ``MIN_NOTE_S`` and from ``MIN_MIDI`` to ``MAX_MIDI``.
         start_s: where the first note starts; consonants before it take at most 80 % of this time.
         tail_s: silence after the last note.
+        language: decides where syllables part.
 
     Raises:
         UserError: lists that do not fit each other, no nucleus, or a value out of range.
     """
     _check_speech(phonemes, durations_s)
-    syllables = split_syllables(phonemes)
+    syllables = split_syllables(phonemes, language)
     _check_melody(melody, len(syllables), start_s, tail_s)
     planner = _Planner(phonemes, durations_s)
     planner.rest(-1, 0.0, start_s - min(planner.length_s(syllables[0].onset), _MAX_HEAD * start_s))
     planner.consonants(syllables[0].onset, "onset", 0, start_s)
     notes = []
     for index, (syllable, sung) in enumerate(zip(syllables, melody, strict=True)):
-        begin_s = planner.now_s
-        for midi, duration_s in zip(sung.midi, sung.durations_s, strict=True):
-            notes.append(ScoreNote(begin_s, duration_s, midi, index))
-            begin_s += duration_s
+        notes.append(sung.from_time(planner.now_s))
         following = syllables[index + 1].onset if index + 1 < len(syllables) else ()
         planner.syllable(syllable, index, sung, following)
     if tail_s > 0:

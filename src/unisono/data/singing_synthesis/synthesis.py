@@ -1,10 +1,10 @@
 """Speech made to sing: the WORLD vocoder imposes a melody on speech whose phonemes are known.
 
-Of each nucleus (``singing_plan`` says what that is) only the voiced core is kept, or breath would be stretched; its
+Of each nucleus (a sound that can carry a note) only the voiced core is kept, or breath would be stretched; its
 edges keep their speed and its middle is stretched to the length of the note. Three steps, each of use alone:
 ``analyse`` the voice, ``plan_phrase`` what happens when, ``render`` it; ``sing`` does all three.
 
-Shapes: S samples, T frames of ``FRAME_PERIOD_S``, K frequency bins.
+Shapes: S samples, T frames at ``FRAME_RATE_HZ``, K frequency bins. Frame k stands at ``k / FRAME_RATE_HZ``.
 """
 
 from __future__ import annotations
@@ -12,15 +12,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 
-from unisono.data.singing_synthesis.plan import PhrasePlan, ScoreNote, Span, SyllableNotes, plan_phrase
+from unisono.data.singing_synthesis.plan import PhrasePlan, Span, SyllableNotes, plan_phrase
 from unisono.errors import UserError
-from unisono.timing import seconds_to_samples
+from unisono.features.f0 import load_world, world_f0
+from unisono.media import tolerances
+from unisono.scores.pitch import midi_to_hz
+from unisono.scores.score import ScoreNote
+from unisono.timing import frames_covering, seconds_to_index, seconds_to_samples
 
-FRAME_PERIOD_S = 0.005
+FRAME_RATE_HZ = 200
 F0_RATE_HZ = 100
 """Rate of the contour that comes with a phrase. Its values stand in the middle of their frames."""
 _MIN_SPEECH_S = 0.1
@@ -105,24 +108,25 @@ def sing(
     tail_s: float = 0.15,
     style: Style | None = None,
     robust_f0: bool = True,
+    language: str = "en-us",
 ) -> SungPhrase:
     """Sing speech ``(S,)`` to a melody.
 
     Args:
         waveform, sample_rate, robust_f0: as ``analyse`` takes them.
-        phonemes, durations_s, melody, start_s, tail_s: as ``plan_phrase`` takes them; the durations sum to the length
-            of the speech within 0.05 s.
+        phonemes, durations_s, melody, start_s, tail_s, language: as ``plan_phrase`` takes them; the durations sum to
+            the length of the speech within 0.05 s.
         style: how to sing; None for the default.
 
     Raises:
         UserError: what either refuses, or durations that do not fit the speech.
     """
     spoken_s = len(waveform) / sample_rate
-    if abs(sum(durations_s) - spoken_s) > 0.05:
+    if abs(sum(durations_s) - spoken_s) > tolerances.LENGTH_S:
         raise UserError(
             f"the durations sum to {sum(durations_s):.3f} s, the speech lasts {spoken_s:.3f} s; align it anew"
         )
-    plan = plan_phrase(phonemes, durations_s, melody, start_s=start_s, tail_s=tail_s)
+    plan = plan_phrase(phonemes, durations_s, melody, start_s=start_s, tail_s=tail_s, language=language)
     sung, f0_hz = render(analyse(waveform, sample_rate, robust_f0=robust_f0), plan, style or Style())
     sung *= np.abs(waveform).max() / np.abs(sung).max()
     units = plan.units()
@@ -137,16 +141,8 @@ def sing(
         slurs=[int(unit.slur) for unit in units],
         # Frames are 5 ms apart: every other one stands in the middle of 10 ms.
         f0_hz=f0_hz[1::2].astype(np.float32),
-        score=plan.notes,
+        score=plan.melody,
     )
-
-
-def _world() -> Any:
-    try:
-        import pyworld
-    except ImportError as error:
-        raise UserError(f"singing needs WORLD ({error}); run pip install 'unisono[singing]'") from error
-    return pyworld
 
 
 def analyse(waveform: np.ndarray, sample_rate: int, *, robust_f0: bool = True) -> Voice:
@@ -161,7 +157,7 @@ def analyse(waveform: np.ndarray, sample_rate: int, *, robust_f0: bool = True) -
     Raises:
         UserError: a waveform that is not mono, under 0.1 s, silent or not finite; pyworld missing.
     """
-    world = _world()
+    world = load_world()
     samples = np.ascontiguousarray(waveform, dtype=np.float64)
     if samples.ndim != 1 or len(samples) < _MIN_SPEECH_S * sample_rate:
         raise UserError(
@@ -170,21 +166,17 @@ def analyse(waveform: np.ndarray, sample_rate: int, *, robust_f0: bool = True) -
         )
     if not np.isfinite(samples).all() or not samples.any():
         raise UserError("speech to be sung is silent or holds NaN or infinite samples; give speech")
-    options = {"f0_floor": _F0_FLOOR_HZ, "f0_ceil": _F0_CEILING_HZ, "frame_period": 1000 * FRAME_PERIOD_S}
-    if robust_f0:
-        f0_hz, times_s = world.harvest(samples, sample_rate, **options)
-    else:
-        f0_hz, times_s = world.dio(samples, sample_rate, **options)
-        f0_hz = world.stonemask(samples, f0_hz, times_s, sample_rate)
+    method = "harvest" if robust_f0 else "dio"
+    f0_hz, times_s = world_f0(samples, sample_rate, FRAME_RATE_HZ, method, _F0_FLOOR_HZ, _F0_CEILING_HZ)
     envelope = world.cheaptrick(samples, f0_hz, times_s, sample_rate)
     return Voice(sample_rate, f0_hz, envelope, world.d4c(samples, f0_hz, times_s, sample_rate))
 
 
 def render(voice: Voice, plan: PhrasePlan, style: Style) -> tuple[np.ndarray, np.ndarray]:
     """``(waveform (S,), f0_hz (T,))`` of the phrase, both float64; T is even, and S spans T frames."""
-    frames = int(np.ceil(plan.duration_s / FRAME_PERIOD_S - 1e-6))
+    frames = frames_covering(plan.duration_s, FRAME_RATE_HZ)
     frames += frames % 2
-    time_s = np.arange(frames) * FRAME_PERIOD_S
+    time_s = np.arange(frames) / FRAME_RATE_HZ
     envelope = np.full((frames, voice.envelope.shape[1]), _SILENT_POWER)
     aperiodicity = np.ones_like(envelope)
     voiced = np.zeros(frames, bool)
@@ -195,7 +187,7 @@ def render(voice: Voice, plan: PhrasePlan, style: Style) -> tuple[np.ndarray, np
         here = np.flatnonzero((time_s >= span.start_s) & (time_s < span.end_s))
         if span.role == "rest" or not len(here):
             continue
-        source = np.clip(_only_voiced(voice, span).source_s(time_s[here]) / FRAME_PERIOD_S, 0, last)
+        source = np.clip(_only_voiced(voice, span).source_s(time_s[here]) * FRAME_RATE_HZ, 0, last)
         left = source.astype(int)
         right, weight = np.minimum(left + 1, last), (source - left)[:, None]
         envelope[here] = np.exp((1 - weight) * log_envelope[left] + weight * log_envelope[right])
@@ -205,10 +197,10 @@ def render(voice: Voice, plan: PhrasePlan, style: Style) -> tuple[np.ndarray, np
         aperiodicity[here] = breath
         voiced[here] = (span.role == "nucleus") | (voice.f0_hz[left] > 0)
     envelope *= _loudness(plan, time_s)[:, None] ** 2
-    midi = pitch_contour(plan.notes, style, time_s)
-    f0_hz = np.where(voiced, 440 * 2 ** ((midi - 69) / 12), 0.0)
-    sung = _world().synthesize(f0_hz, envelope, aperiodicity, voice.sample_rate, 1000 * FRAME_PERIOD_S)
-    samples = seconds_to_samples(frames * FRAME_PERIOD_S, voice.sample_rate)
+    midi = pitch_contour(plan.melody, style, time_s)
+    f0_hz = np.where(voiced, midi_to_hz(midi), 0.0)
+    sung = load_world().synthesize(f0_hz, envelope, aperiodicity, voice.sample_rate, 1000 / FRAME_RATE_HZ)
+    samples = seconds_to_samples(frames / FRAME_RATE_HZ, voice.sample_rate)
     return np.pad(sung, (0, max(0, samples - len(sung))))[:samples], f0_hz
 
 
@@ -227,14 +219,14 @@ def _loudness(plan: PhrasePlan, time_s: np.ndarray) -> np.ndarray:
 
 def pitch_contour(notes: Sequence[ScoreNote], style: Style, time_s: np.ndarray) -> np.ndarray:
     """MIDI pitch at ``time_s`` ``(T,)``: notes held through rests, joined by slides, with vibrato if they are long."""
-    pitch = np.full(len(time_s), float(notes[0].midi))
-    before = notes[0].midi
+    pitch = np.full(len(time_s), float(notes[0].pitch))
+    before = notes[0].pitch
     for note in notes:
         blend = (
             np.clip((time_s - note.start_s) / style.slide_s + 1, 0, 1) if style.slide_s > 0 else time_s >= note.start_s
         )
-        pitch += (note.midi - before) * (0.5 - 0.5 * np.cos(np.pi * blend))
-        before = note.midi
+        pitch += (note.pitch - before) * (0.5 - 0.5 * np.cos(np.pi * blend))
+        before = note.pitch
         if note.duration_s >= _SHORTEST_WITH_VIBRATO_S:
             since_s = time_s - note.start_s - style.vibrato_after_s
             rise = np.clip(since_s / _VIBRATO_RISE_S, 0, 1)
@@ -247,12 +239,12 @@ def _only_voiced(voice: Voice, span: Span) -> Span:
     """A nucleus with its longest voiced stretch as its source; as it is where that is too short to be of use."""
     if span.role != "nucleus":
         return span
-    first = round(span.source_start_s / FRAME_PERIOD_S)
-    voiced = voice.f0_hz[first : round(span.source_end_s / FRAME_PERIOD_S)] > 0
+    first = seconds_to_index(span.source_start_s, FRAME_RATE_HZ)
+    voiced = voice.f0_hz[first : seconds_to_index(span.source_end_s, FRAME_RATE_HZ)] > 0
     edges = np.flatnonzero(np.diff(np.concatenate([[False], voiced, [False]]).astype(int)))
     runs = edges.reshape(-1, 2)
     lengths = runs[:, 1] - runs[:, 0]
     if not len(runs) or lengths.max() < _MIN_CORE_FRAMES:
         return span
-    begin, end = (first + runs[np.argmax(lengths)]) * FRAME_PERIOD_S
+    begin, end = (first + runs[np.argmax(lengths)]) / FRAME_RATE_HZ
     return replace(span, source_start_s=max(span.source_start_s, begin), source_end_s=min(span.source_end_s, end))

@@ -7,9 +7,23 @@ fix(validated, Path("data/mini_clean"))
 """
 
 from unisono.data.validate.findings import KINDS, Finding
-from unisono.data.validate.fix import fix
+from unisono.data.validate.fix import Fixed, fix
 from unisono.data.validate.limits import Limits
+from unisono.data.validate.model_inputs import ModelInputs, read_model_inputs
 from unisono.data.validate.report import table, write_report
-from unisono.data.validate.runner import Validated, validate
+from unisono.data.validate.result import Validated
+from unisono.data.validate.runner import validate
 
-__all__ = ["KINDS", "Finding", "Limits", "Validated", "fix", "table", "validate", "write_report"]
+__all__ = [
+    "KINDS",
+    "Finding",
+    "Fixed",
+    "Limits",
+    "ModelInputs",
+    "Validated",
+    "fix",
+    "read_model_inputs",
+    "table",
+    "validate",
+    "write_report",
+]

@@ -1,4 +1,7 @@
-"""Whether English sentences are what is spoken, judged by forced alignment. Slow: about 40 times real time per core."""
+"""Whether English sentences are what is spoken, judged by forced alignment as ``unisono align`` does it.
+
+Slow: about 40 times real time per core.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,13 @@ from typing import Any
 from unisono.errors import UserError
 from unisono.media.audio import read_audio
 from unisono.media.locations import Location
-from unisono.text.align import SAMPLE_RATE, AlignmentFailure, ForcedAligner, text_to_words
+from unisono.text.align import SAMPLE_RATE, AlignmentFailure
+from unisono.text.english import EnglishAligner
 
 MAX_S = 60.0
 """Longer recordings are not aligned: the search's memory grows with them."""
+
+_NOT_JUDGED = ("bad_text", "unknown_words")
 
 
 @dataclass(frozen=True)
@@ -23,22 +29,19 @@ class AlignJob:
 
 
 @lru_cache(maxsize=1)
-def _aligner() -> ForcedAligner:
-    return ForcedAligner()
+def _aligner() -> EnglishAligner:
+    return EnglishAligner()
 
 
 def align_job(job: AlignJob) -> dict[str, Any]:
     """``{}`` if the text fits; else ``kind``, ``fault``, ``value``."""
-    words = text_to_words(job.text)
-    if not words:
-        return {"kind": "unaligned_text", "fault": f"no English words in {job.text[:60]!r}", "value": "no_words"}
     try:
-        result = _aligner().align(read_audio(job.location, SAMPLE_RATE), words)
+        result = _aligner().align(read_audio(job.location, SAMPLE_RATE), job.text, SAMPLE_RATE)
     except UserError as error:
-        return {"kind": "unaligned_text", "fault": str(error), "value": "error"}
+        return {"kind": "unaligned_text", "fault": f"not judged: {error}", "value": "error"}
     if not isinstance(result, AlignmentFailure):
         return {}
-    if result.kind == "unknown_words":
+    if result.kind in _NOT_JUDGED:
         return {"kind": "unaligned_text", "fault": f"not judged: {result.detail}", "value": result.kind}
     return {
         "kind": "misaligned_text",

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 from unisono.data.datasets.base import LONGEST_WHOLE_S
 from unisono.data.validate.facts import AudioFacts
 from unisono.data.validate.limits import Limits
 
-Found = tuple[str, str, float | str]
-"""Kind, message, value."""
+Found = tuple[str, str, Any]
+"""Kind, message, value as JSON can hold it."""
 
 _SPOKEN = ("text_to_speech", "singing_voice_synthesis", "singing_acoustic_modeling", "speech_enhancement")
 

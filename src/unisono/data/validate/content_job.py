@@ -9,13 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from unisono.data.datasets import AudioGenerationDataset
 from unisono.data.datasets.base import Target
+from unisono.data.datasets.units import UnitDataset
 from unisono.data.datasets.video import VideoToAudioDataset
-from unisono.data.index import ManifestFile
 from unisono.data.manifest import Fields
 from unisono.errors import UserError
+from unisono.media.audio import verify_audio_file
+from unisono.media.locations import Location
+from unisono.timing import seconds_to_samples
 from unisono.types import PitchContent, ScoreContent
 
 _OF_FILE = re.compile(r": field '(score|video)': ")
@@ -23,19 +27,22 @@ _OF_FILE = re.compile(r": field '(score|video)': ")
 
 @dataclass(frozen=True)
 class ContentJob:
-    """The content of one line; ``duration_s`` is the recording's, None without one."""
+    """The content of one line, ``record``; ``duration_s`` is the recording's, None without one."""
 
     task: str
     manifest: Path
-    offset: int
     line: int
+    record: dict[str, Any]
     duration_s: float | None
     place: tuple[int, int] = (0, 0)
 
 
 def content_job(job: ContentJob) -> dict[str, Any]:
-    """``{"kind": …, "fault": …}``, or what the files say: ``symbols`` and ``notes`` of a score, ``voiced`` share."""
-    line = _manifest(job.manifest).fields(job.offset, job.line)
+    """``{"kind": …, "fault": …}``, or what the files say.
+
+    That is ``symbols`` and ``notes`` of a score, the ``voiced`` share of a contour, ``embedding_size`` of a voice.
+    """
+    line = Fields(job.manifest, job.line, job.record)
     dataset = _dataset(job.task)
     try:
         files = dataset.other_files(line)
@@ -72,21 +79,18 @@ def _unexpected(line: Fields, error: Exception) -> dict[str, Any]:
 
 
 def _read(dataset: AudioGenerationDataset, line: Fields, duration_s: float | None) -> dict[str, Any]:
-    samples = None if duration_s is None else round(duration_s * dataset.sample_rate)
+    samples = None if duration_s is None else seconds_to_samples(duration_s, dataset.sample_rate)
     content = dataset.load_content(line, Target(num_samples=samples), np.random.default_rng(0))
     found: dict[str, Any] = {}
     for part in content:
         if isinstance(part, ScoreContent) and line.record.get("score") is not None:
             found["symbols"] = list(part.phonemes)
             found["notes"] = [float(note) for note in part.notes if note > 0]
+        if line.record.get("speaker_embedding") is not None:
+            found["embedding_size"] = len(part.speaker)  # type: ignore[union-attr, arg-type]
         if isinstance(part, PitchContent):
             found["voiced"] = float(part.voicing.float().mean())
     return found
-
-
-@lru_cache(maxsize=16)
-def _manifest(path: Path) -> ManifestFile:
-    return ManifestFile(path)
 
 
 @lru_cache(maxsize=16)
@@ -100,4 +104,17 @@ def _dataset(task: str) -> AudioGenerationDataset:
         else dataset_of(task)
     )
     dataset.check_files = True
+    if isinstance(dataset, UnitDataset):
+        dataset.speaker_encoder = dataset.voices = _ReferenceVoices()  # type: ignore[assignment]
     return dataset
+
+
+class _ReferenceVoices:
+    """Reads reference recordings; which voices a model makes of them is no matter here."""
+
+    def read(self, location: Location) -> torch.Tensor:
+        try:
+            verify_audio_file(location)
+        except UserError as error:
+            raise UserError(f"field 'speaker_audio': {error}") from error
+        return torch.zeros(1)

@@ -46,7 +46,8 @@ def find_manifests(paths: Sequence[Path], task: str | None = None) -> list[Manif
     for path in paths:
         for content in _contents(path):
             audio = content.with_name(AUDIO)
-            named = _task_of(content) or default
+            folder = task_folder(content)
+            named = folder.name if folder is not None else default
             if named is None:
                 raise UserError(
                     f"{content}: no folder above it has a task's name; say which it is with --task ({', '.join(TASKS)})"
@@ -76,11 +77,9 @@ def _order(content: Path) -> tuple:
     return (content.parent.parent, SPLITS.index(split) if split in SPLITS else len(SPLITS), split)
 
 
-def _task_of(content: Path) -> str | None:
-    for folder in content.absolute().parents:
-        if folder.name in TASKS:
-            return folder.name
-    return None
+def task_folder(content: Path) -> Path | None:
+    """The nearest folder above a manifest that has a task's name."""
+    return next((folder for folder in content.absolute().parents if folder.name in TASKS), None)
 
 
 def common_folder(manifests: Sequence[Manifests]) -> Path:

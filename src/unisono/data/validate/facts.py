@@ -18,15 +18,13 @@ from unisono.errors import UserError
 from unisono.media.audio import audio_blocks, open_audio
 from unisono.media.locations import Location
 
-VERSION = 1
-"""Of what is measured; measurements of another version are made again."""
-
 SILENCE_DBFS = -60.0
 _FULL_SCALE = 0.999
 _FRAMES_PER_S = 20
 _EXCERPT_S = 6.0
-_BAND_EDGES_HZ = np.geomspace(100.0, 3600.0, 9)
-_SEGMENTS = 16
+_BANDS, _SEGMENTS = 8, 16
+_BAND_EDGES_HZ = np.geomspace(100.0, 3600.0, _BANDS + 1)
+FINGERPRINT_BYTES = _BANDS * _SEGMENTS
 _FINGERPRINT_RANGE_DB = 50.0
 _EDGE_DB = 25.0
 _LOUD_SHARE = 1e-4  # of the loudest frame's energy
@@ -50,6 +48,7 @@ class AudioFacts:
         cancelling_db: how much lower the average of the channels is than the channels.
         bandwidth_hz: up to which there is content, in the loudest 6 s.
         cut_off: whether it ends there at an edge.
+        tolerance_s: by which a header of this kind of file may be wrong about the length.
         non_finite: place of the first NaN or infinite sample, -1 for none.
         samples_hash: of rate and samples: equal for equal sound in whichever lossless format.
         fingerprint: uint8 ``(16 * 8)`` in base64: level over time and frequency, whatever the loudness; empty where
@@ -69,6 +68,7 @@ class AudioFacts:
     cancelling_db: float
     bandwidth_hz: float
     cut_off: bool
+    tolerance_s: float
     non_finite: int
     samples_hash: str
     fingerprint: str
@@ -76,6 +76,10 @@ class AudioFacts:
     @property
     def duration_s(self) -> float:
         return self.num_samples / self.sample_rate
+
+    def values(self) -> list[Any]:
+        """As the store keeps them, without names."""
+        return [getattr(self, name) for name in AudioFacts.__slots__]
 
 
 def measure_job(location: Location) -> dict[str, Any]:
@@ -144,6 +148,7 @@ def _measure(reader: Any, where: str) -> AudioFacts:
         cancelling_db=10 * math.log10(max(channel_squares, _FLOOR) / max(squares, _FLOOR)) if channel_squares else 0.0,
         bandwidth_hz=bandwidth_hz,
         cut_off=cut_off,
+        tolerance_s=float(reader.tolerance_s),
         non_finite=non_finite,
         samples_hash=digest.hexdigest(),
         fingerprint=_fingerprint(bands),
@@ -268,9 +273,9 @@ def _fingerprint(bands: np.ndarray) -> str:
     return base64.b64encode(steps.round().astype(np.uint8).tobytes()).decode()
 
 
-def fingerprint_vector(fingerprint: str) -> np.ndarray:
-    """float32 ``(128,)`` of mean 0 and length 1; zeros where all is alike."""
-    values = np.frombuffer(base64.b64decode(fingerprint), dtype=np.uint8).astype(np.float32)
-    values = values - values.mean()
-    length = float(np.linalg.norm(values))
-    return values / length if length > 0 else values
+def fingerprint_vectors(fingerprints: np.ndarray) -> np.ndarray:
+    """Of uint8 ``(N, 128)``: float32 ``(N, 128)``, each of mean 0 and length 1; zeros where all is alike."""
+    values = fingerprints.astype(np.float32)
+    values -= values.mean(axis=1, keepdims=True)
+    lengths = np.linalg.norm(values, axis=1, keepdims=True)
+    return np.divide(values, lengths, out=np.zeros_like(values), where=lengths > 0)

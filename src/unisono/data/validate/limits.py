@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from unisono.errors import UserError
+from unisono.media import tolerances
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Limits:
         notes: lowest and highest MIDI number that is sung.
     """
 
-    duration_tolerance_s: float = 0.05
+    duration_tolerance_s: float = tolerances.LENGTH_S
     min_duration_s: float = 0.02
     silent_peak_dbfs: float = -80.0
     max_silent_share: float = 0.95

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import logging
-from collections import Counter, defaultdict
+from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+import numpy as np
 
 from unisono import __version__
 from unisono.data.validate.corpora import common_folder
-from unisono.data.validate.findings import ERROR, KINDS, WARNING, Finding
+from unisono.data.validate.findings import ERROR, KINDS, WARNING
 from unisono.data.validate.lines import Corpus
-from unisono.data.validate.runner import Validated
+from unisono.data.validate.recordings import NONE
+from unisono.data.validate.result import Validated
 from unisono.errors import UserError
-from unisono.files import write_json
+from unisono.files import replaced_file
 
 logger = logging.getLogger(__name__)
 
@@ -26,59 +30,74 @@ def statistics(validated: Validated) -> list[dict[str, Any]]:
 
 
 def _of_corpus(validated: Validated, corpus: Corpus) -> dict[str, Any]:
-    facts = [known for item in corpus.items if item.audio and (known := validated.facts.get(item.audio))]
-    durations_s = sorted(known.duration_s for known in facts)
-    speakers, symbols = validated.speakers[corpus.place], validated.symbols[corpus.place]
-    levels = Counter(
-        finding.level
-        for finding in validated.findings
-        if finding.path in (corpus.manifests.content, corpus.manifests.audio)
-    )
+    numbers = corpus.items["audio"]
+    numbers = numbers[numbers != NONE]
+    numbers = numbers[validated.recordings.known[numbers]]
+    measured = validated.recordings.measured
+    durations_s = np.sort(validated.recordings.duration_s[numbers])
+    levels = validated.findings.levels([corpus.manifests.content, corpus.manifests.audio])
+    splits = {validated.splits.names[int(n)]: count for n, count in _counts(corpus.items["split"]).items()}
     return {
         "content": str(corpus.manifests.content),
         "audio": None if corpus.manifests.audio is None else str(corpus.manifests.audio),
         "task": corpus.task,
-        "splits": dict(sorted(Counter(item.split for item in corpus.items).items())),
-        "items": len(corpus.items),
-        "hours": round(sum(durations_s) / 3600, 6),
-        "shortest_s": round(durations_s[0], 6) if durations_s else None,
-        "median_s": round(durations_s[len(durations_s) // 2], 6) if durations_s else None,
-        "longest_s": round(durations_s[-1], 6) if durations_s else None,
-        "sample_rates": {str(rate): count for rate, count in sorted(Counter(f.sample_rate for f in facts).items())},
-        "channels": {str(number): count for number, count in sorted(Counter(f.num_channels for f in facts).items())},
+        "splits": dict(sorted(splits.items())),
+        "items": len(corpus),
+        "hours": round(float(durations_s.sum()) / 3600, 6),
+        "shortest_s": round(float(durations_s[0]), 6) if len(numbers) else None,
+        "median_s": round(float(durations_s[len(numbers) // 2]), 6) if len(numbers) else None,
+        "longest_s": round(float(durations_s[-1]), 6) if len(numbers) else None,
+        "sample_rates": _counts(measured["sample_rate"][numbers]),
+        "channels": _counts(measured["num_channels"][numbers]),
         "degraded_on_the_fly": corpus.degrades,
-        "speakers": dict(speakers.most_common()),
-        "phonemes": dict(symbols.most_common()),
+        "speakers": _most_common(validated.speakers[corpus.place]),
+        "phonemes": _most_common(validated.symbols[corpus.place]),
         "errors": levels[ERROR],
         "warnings": levels[WARNING],
     }
 
 
+def _counts(values: np.ndarray) -> dict[str, int]:
+    found, counts = np.unique(values, return_counts=True)
+    return {str(value): int(count) for value, count in zip(found, counts, strict=True)}
+
+
+def _most_common(counts: Counter[str]) -> dict[str, int]:
+    """Equally common ones by name: which was found first depends on the processes."""
+    return dict(sorted(counts.items(), key=lambda one: (-one[1], one[0])))
+
+
 def write_report(validated: Validated, path: Path) -> Path:
-    """All findings and statistics as JSON, whole or not at all.
+    """All findings and statistics as JSON, whole or not at all; findings are written one by one.
 
     Raises:
         UserError: the file cannot be written.
     """
-    levels = Counter(finding.level for finding in validated.findings)
-    report = {
+    head = {
         "format": 1,
         "unisono": __version__,
-        "errors": levels[ERROR],
-        "warnings": levels[WARNING],
-        "kinds": dict(sorted(Counter(finding.kind for finding in validated.findings).items())),
+        "errors": validated.num_errors,
+        "warnings": validated.num_warnings,
+        "kinds": validated.findings.kinds(),
         "notes": validated.notes,
         "corpora": statistics(validated),
-        "findings": [finding.record() for finding in validated.findings],
     }
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, _printable(report))
+        with replaced_file(path) as temporary, temporary.open("w", encoding="utf-8") as out:
+            _write(out, head, validated)
     except OSError as error:
         raise UserError(
             f"{path}: the report cannot be written ({error.strerror}); give another file with --json"
         ) from error
     return path
+
+
+def _write(out: IO[str], head: dict[str, Any], validated: Validated) -> None:
+    text = json.dumps(_printable(head), ensure_ascii=False, indent=1)
+    out.write(text.removesuffix("\n}") + ',\n "findings": [')
+    for number, finding in enumerate(validated.findings):
+        out.write((",\n  " if number else "\n  ") + json.dumps(_printable(finding.record()), ensure_ascii=False))
+    out.write("\n ]\n}\n")
 
 
 def _printable(value: Any) -> Any:
@@ -104,22 +123,20 @@ def write_default_report(validated: Validated) -> Path | None:
 def table(validated: Validated, places: int = 3) -> str:
     """What was read, counts per kind, the first few places of each."""
     lines = [*_overview(validated), ""]
-    by_kind: dict[str, list[Finding]] = defaultdict(list)
-    for finding in validated.findings:
-        by_kind[finding.kind].append(finding)
+    counts = validated.findings.kinds()
     for level in (ERROR, WARNING):
-        kinds = sorted((kind for kind in by_kind if KINDS[kind].level == level), key=lambda k: (-len(by_kind[k]), k))
+        kinds = sorted((kind for kind in counts if KINDS[kind].level == level), key=lambda kind: (-counts[kind], kind))
         if not kinds:
             continue
         lines.append(f"{level}s:")
         for kind in kinds:
-            lines.append(f"  {len(by_kind[kind]):>7}  {kind}: {KINDS[kind].meaning}")
-            lines += [f"           {finding.where}: {finding.message}" for finding in by_kind[kind][:places]]
-            if (hidden := len(by_kind[kind]) - places) > 0 and places > 0:
+            lines.append(f"  {counts[kind]:>7}  {kind}: {KINDS[kind].meaning}")
+            shown = validated.findings.of_kind(kind, places)
+            lines += [f"           {finding.where}: {finding.message}" for finding in shown]
+            if (hidden := counts[kind] - places) > 0 and places > 0:
                 lines.append(f"           … and {hidden} more")
     lines += [f"note: {note}" for note in validated.notes]
-    errors = len(validated.errors)
-    lines.append(f"{errors} errors, {len(validated.findings) - errors} warnings")
+    lines.append(f"{validated.num_errors} errors, {validated.num_warnings} warnings")
     return _printable("\n".join(lines))
 
 

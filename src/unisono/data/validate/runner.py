@@ -1,26 +1,42 @@
-"""The whole examination: manifests, then every file once, then what the lines and the files say of each other."""
+"""The whole examination: manifests, then every file once, then what the lines and the files say of each other.
+
+What grows with the number of lines is kept as numbers in arrays, or in temporary files: some 200 bytes a line.
+"""
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 from unisono.data.manifest import Fields, is_finite_number
 from unisono.data.validate.audio_checks import Found, input_findings, target_findings
 from unisono.data.validate.content_job import ContentJob, content_job
 from unisono.data.validate.corpora import Manifests, find_manifests
-from unisono.data.validate.facts import VERSION, AudioFacts, measure_job
-from unisono.data.validate.findings import ERROR, Finding, of_error
+from unisono.data.validate.facts import AudioFacts, measure_job
+from unisono.data.validate.findings import Finding, Findings, of_error
 from unisono.data.validate.limits import Limits
-from unisono.data.validate.lines import Corpus, Item, check_lines
+from unisono.data.validate.lines import Corpus, SplitNames, check_lines
+from unisono.data.validate.model_inputs import ModelInputs, voice_findings
 from unisono.data.validate.parallel import CRASHED, run_jobs
-from unisono.data.validate.sharing import near_audio, shared_audio, shared_ids, shared_texts
-from unisono.data.validate.store import FactStore, default_store, key_of, open_store, stamp_of
+from unisono.data.validate.recordings import NONE, Recordings
+from unisono.data.validate.result import Validated, count_names, is_spoken, last_notes
+from unisono.data.validate.sharing import Items, Shared, near_audio, shared_audio, shared_ids, shared_texts
+from unisono.data.validate.spool import Digests, digest_of, group_numbers, repeated
+from unisono.data.validate.store import (
+    MEASURES_VERSION,
+    READ,
+    FactStore,
+    audio_key,
+    open_store,
+    settled_stamp,
+    stamp_of,
+)
 from unisono.data.validate.text_checks import (
     CAPTIONED,
     caption_findings,
@@ -28,7 +44,7 @@ from unisono.data.validate.text_checks import (
     note_findings,
     notes_of,
     rate_findings,
-    repeated_captions,
+    repeated_caption,
     texts_of,
     unknown_symbols,
 )
@@ -38,39 +54,13 @@ from unisono.text.phonemes import PHONEMES
 from unisono.workers import default_workers
 
 
-@dataclass
-class Validated:
-    """What was found.
-
-    Attributes:
-        corpora: the pairs of manifests with their items.
-        facts: measurements by recording.
-        findings: in the order of manifests and lines.
-        notes: what could not be looked into.
-        symbols: phonemes by corpus, with their counts.
-        speakers: lines per speaker by corpus.
-        limits: that were applied.
-    """
-
-    corpora: list[Corpus]
-    facts: dict[str, AudioFacts] = field(default_factory=dict)
-    findings: list[Finding] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    symbols: list[Counter[str]] = field(default_factory=list)
-    speakers: list[Counter[str]] = field(default_factory=list)
-    limits: Limits = field(default_factory=Limits)
-
-    @property
-    def errors(self) -> list[Finding]:
-        return [finding for finding in self.findings if finding.level == ERROR]
-
-
 def validate(
     paths: Sequence[Path],
     *,
     task: str | None = None,
     limits: Limits | None = None,
     vocabulary: frozenset[str] | None = None,
+    model: Mapping[str, ModelInputs] | None = None,
     align: bool = False,
     workers: int | None = None,
     store: Path | str | None = "default",
@@ -83,23 +73,24 @@ def validate(
         task: of manifests in whose path no folder has a task's name.
         limits: thresholds.
         vocabulary: phonemes that are allowed; None takes ``unisono.text.phonemes.PHONEMES``.
+        model: by modality, what the model's encoders take; goes before ``vocabulary``. See ``read_model_inputs``.
         align: judge English sentences by forced alignment; reads those recordings once more.
         workers: processes; default: one per core.
         store: SQLite file of measurements, kept from run to run; None keeps nothing.
         progress: show bars.
 
     Raises:
-        UserError: no manifests, an unknown task, pocketsphinx missing.
+        UserError: no manifests, an unknown task, pocketsphinx missing, a manifest that is changed meanwhile.
     """
     if align:
         from unisono.data.validate.alignment import require_aligner
 
         require_aligner()
     manifests = find_manifests(paths, task)
-    place = default_store() if store == "default" else (Path(store) if store is not None else None)
-    with open_store(place) as kept:
+    with open_store(store) as kept:
         examination = _Examination(manifests, limits or Limits(), kept, workers or default_workers(), progress)
-        return examination.run(frozenset(vocabulary or PHONEMES), align)
+        examination.vocabulary, examination.model = frozenset(vocabulary or PHONEMES), model
+        return examination.run(align)
 
 
 class _Examination:
@@ -107,240 +98,266 @@ class _Examination:
         self, manifests: Sequence[Manifests], limits: Limits, store: FactStore, workers: int, progress: bool
     ) -> None:
         self.limits, self.store, self.workers, self.progress = limits, store, workers, progress
-        self.findings: list[Finding] = []
-        self.corpora = [Corpus(i, one, self.findings.append) for i, one in enumerate(manifests)]
-        self.facts: dict[str, AudioFacts] = {}
-        self.faults: dict[str, dict[str, Any]] = {}
-        self.texts: dict[tuple[str, str], list[Item]] = defaultdict(list)
+        self.vocabulary: frozenset[str] = frozenset()
+        self.model: Mapping[str, ModelInputs] | None = None
+        paths = [path for one in manifests for path in (one.content, one.audio) if path is not None]
+        self.findings, self.splits = Findings(paths), SplitNames()
+        self.corpora = [Corpus(i, one, self.splits, self.findings.add) for i, one in enumerate(manifests)]
+        self.texts, self.having = Digests(), array("I")
 
-    def run(self, vocabulary: frozenset[str], align: bool) -> Validated:
-        result = Validated(self.corpora, self.facts, self.findings, limits=self.limits)
-        locations: dict[str, Location] = {}
+    def run(self, align: bool) -> Validated:
         for corpus in self.corpora:
-            for location in corpus.read():
-                locations.setdefault(str(location), location)
-        self._measure(locations)
-        contents: list[ContentJob] = []
-        alignable: list[tuple[int, int]] = []
-        for corpus in self.corpora:
-            result.symbols.append(Counter())
-            result.speakers.append(Counter())
-            captions: dict[str, list[Item]] = defaultdict(list)
-            for number, item in enumerate(corpus.items):
-                line = corpus.line(item)
-                if self._item(corpus, item, line, vocabulary, result, captions):
-                    contents.extend(self._content_jobs(corpus, item, line, number))
-                    alignable.append((corpus.place, number))
-            for item, found in repeated_captions(captions, len(corpus.items), self.limits):
-                self._note(item, found)
-        self._contents(contents, vocabulary, result)
-        self._shared(result)
+            corpus.read()
+        self.recordings = Recordings(self.corpora)
+        self.items = Items(self.corpora, self.splits)
+        self.good = np.zeros(len(self.items), dtype=bool)
+        self.result = Validated(self.corpora, self.recordings, self.findings, self.splits, self.limits)
+        self._measure()
+        self._lines()
+        self._shared()
         if align:
-            self._align(alignable)
-        order = {corpus.manifests.content.parent: corpus.place for corpus in self.corpora}
-        self.findings.sort(key=lambda f: (order.get(f.path.parent, -1), f.path.name != "content.jsonl", f.line))
-        return result
+            self._align()
+        last_notes(self.result, compared=self.model is not None)
+        return self.result
+
+    def _run(
+        self, function: Callable[[Any], dict[str, Any]], jobs: Iterable[Any], bar: tqdm
+    ) -> Iterator[tuple[Any, dict[str, Any]]]:
+        for job, result in run_jobs(function, jobs, self.workers):
+            bar.update(1)
+            yield job, result
+
+    def _bar(self, total: int, unit: str) -> tqdm:
+        return tqdm(total=total, desc=unit, disable=not self.progress or not total)
 
     # -- recordings ---------------------------------------------------------------------------------------------------
 
-    def _measure(self, locations: dict[str, Location]) -> None:
-        waiting: list[Location] = []
-        stamps: dict[str, str | None] = {}
-        for name, location in locations.items():
-            stamps[name] = stamp_of([location])
-            known = self.store.get(_audio_key(location), stamps[name])
-            if known is not None:
-                self.facts[name] = AudioFacts(**known)
-            else:
-                waiting.append(location)
-        for location, result in self._jobs(measure_job, waiting, len(locations), "recordings"):
-            name = str(location)
-            if "facts" in result:
-                self.facts[name] = AudioFacts(**result["facts"])
-                self.store.put(_audio_key(location), stamps[name], result["facts"])
-            elif result == CRASHED:
-                fault = f"{location}: the decoder crashed on it; re-encode it as wav or flac, or remove the line"
-                self.faults[name] = {"kind": "unreadable_audio", "fault": fault}
-            else:
-                self.faults[name] = result
+    def _measure(self) -> None:
+        """Facts of every recording, from the store or from the file."""
+        with self._bar(len(self.recordings), "recordings") as bar:
+            for job, result in self._run(_measure_job, self._unmeasured(bar), bar):
+                number, location, stamp = job
+                if "facts" in result:
+                    facts = AudioFacts(**result["facts"])
+                    self.recordings.put(number, facts)
+                    self.store.put(audio_key(location), stamp, facts.values())
+                elif result == CRASHED:
+                    fault = f"{location}: the decoder crashed on it; re-encode it as wav or flac, or remove the line"
+                    self.recordings.put_fault(number, {"kind": "unreadable_audio", "fault": fault})
+                else:
+                    self.recordings.put_fault(number, result)
 
-    def _jobs(self, function: Any, jobs: Sequence[Any], total: int, unit: str) -> Iterator[tuple[Any, dict[str, Any]]]:
-        with tqdm(total=total, initial=total - len(jobs), desc=unit, disable=not self.progress) as bar:
-            for job, result in run_jobs(function, jobs, self.workers):
+    def _unmeasured(self, bar: tqdm) -> Iterator[tuple[int, Location, bytes | None]]:
+        for number, location in self.recordings.locations():
+            known = self.store.get(audio_key(location), stamp_of([location]))
+            if known is None or known == READ:
+                yield number, location, settled_stamp(location)
+            else:
+                self.recordings.put(number, AudioFacts(*known))
                 bar.update(1)
-                yield job, result
 
     # -- items --------------------------------------------------------------------------------------------------------
 
-    def _item(
-        self,
-        corpus: Corpus,
-        item: Item,
-        line: Fields,
-        vocabulary: frozenset[str],
-        result: Validated,
-        captions: dict[str, list[Item]],
-    ) -> bool:
+    def _lines(self) -> None:
+        with self._bar(len(self.items), "lines") as bar:
+            for job, found in self._run(content_job, self._content_jobs(bar), bar):
+                self._content(job.place, found)
+                if "fault" not in found and found != CRASHED:
+                    self.store.put(*self._content_key(job), found)
+
+    def _content_jobs(self, bar: tqdm) -> Iterator[ContentJob]:
+        """Examine each line; yields what is to be read of those whose content lies in files."""
+        for corpus in self.corpora:
+            self.result.symbols.append(Counter())
+            self.result.speakers.append(Counter())
+            first_text = len(self.texts)
+            for item in range(len(corpus)):
+                line = corpus.line(item)
+                job = None
+                if self._item(corpus, item, line):
+                    self.good[self.items.first(corpus) + item] = True
+                    job = self._content_job(corpus, item, line)
+                if job is None:
+                    bar.update(1)
+                elif (known := self.store.get(*self._content_key(job, line))) is not None:
+                    self._content(job.place, known)
+                    bar.update(1)
+                else:
+                    yield job
+            if corpus.task in CAPTIONED:
+                self._repeated_captions(corpus, first_text)
+
+    def _item(self, corpus: Corpus, item: int, line: Fields) -> bool:
         """Note what is wrong with an item; tells whether its content can be looked into."""
         target = corpus.target_line(item)
-        self._recordings(corpus, item, line, target)
-        facts = self.facts.get(item.audio or "")
-        if not check_lines(corpus, line, target, facts.duration_s if facts else None, self.findings.append):
+        facts = self._recordings(corpus, item, line, target)
+        if not check_lines(corpus.dataset, line, target, facts.duration_s if facts else None, self.findings.add):
             return False
         for text in texts_of(line, corpus.task):
-            key = normalized(text)
-            self.texts[corpus.task, key].append(item)
-            if corpus.task in CAPTIONED:
-                captions[key].append(item)
+            self.texts.add(_text_key(corpus.task, text))
+            self.having.append(self.items.first(corpus) + item)
         if corpus.task in CAPTIONED:
-            self._note(item, *caption_findings(line))
+            self._note(line, *caption_findings(line))
         speaker = line.record.get("speaker")
         if isinstance(speaker, str):
-            result.speakers[corpus.place][speaker] += 1
-        if corpus.task.endswith(("speech", "synthesis", "modeling")):
+            count_names(self.result.speakers[corpus.place], [speaker])
+            self._note(line, *voice_findings(self._model(corpus), speaker=speaker))
+        if is_spoken(corpus):
             sounding_s = facts.duration_s * (1 - facts.silent_share) if facts else 0.0
-            self._note(item, *rate_findings(line, corpus.task, sounding_s, self.limits))
-            self._units(item, line.record.get("phonemes") or [], notes_of(line), vocabulary, result)
+            self._note(line, *rate_findings(line, corpus.task, sounding_s, self.limits))
+            self._units(corpus, line, line.record.get("phonemes") or [], notes_of(line))
         return True
 
-    def _units(
-        self, item: Item, symbols: Sequence[str], notes: Sequence[float], vocabulary: frozenset[str], result: Validated
-    ) -> None:
-        result.symbols[item.corpus].update(symbols)
-        self._note(item, *unknown_symbols(symbols, vocabulary), *note_findings(notes, self.limits))
+    def _model(self, corpus: Corpus) -> ModelInputs | None:
+        return None if self.model is None else self.model.get(corpus.dataset.task_row.modality)
 
-    def _recordings(self, corpus: Corpus, item: Item, line: Fields, target: Fields | None) -> None:
-        """The target's and the inputs' measurements."""
-        if target is not None and item.audio is not None:
-            self._recording(item, target, "audio", item.audio, is_target=True, task=corpus.task)
-            facts, stated_s = self.facts.get(item.audio), target.record.get("duration_s")
-            # What is no number at all is said by the check of the fields.
-            seconds = float(stated_s) if is_finite_number(stated_s) else 0.0  # type: ignore[arg-type]
-            if facts and seconds > 0 and abs(seconds - facts.duration_s) > self.limits.duration_tolerance_s:
-                message = (
-                    f"field 'duration_s' is {stated_s}, but the recording lasts {facts.duration_s:.3f} s; correct it"
-                )
-                self.findings.append(
-                    Finding("wrong_duration", target.path, target.line, message, item.audio_id, "duration_s", stated_s)
-                )
-        for name, recording in item.inputs:
-            self._recording(item, line, name, recording, is_target=False, task=corpus.task)
-            facts, whole = self.facts.get(recording), self.facts.get(item.audio or "")
+    def _units(self, corpus: Corpus, line: Fields, symbols: Sequence[str], notes: Sequence[float]) -> None:
+        count_names(self.result.symbols[corpus.place], symbols)
+        model = self._model(corpus)
+        vocabulary = model.phonemes if model is not None else self.vocabulary
+        self._note(line, *unknown_symbols(symbols, vocabulary), *note_findings(notes, self.limits))
+
+    def _recordings(self, corpus: Corpus, item: int, line: Fields, target: Fields | None) -> AudioFacts | None:
+        """Note what the measurements of target and input tell; returns the target's."""
+        audio, degraded = int(corpus.items["audio"][item]), int(corpus.items["input"][item])
+        whole = self.recordings.facts(audio)
+        if target is not None and audio != NONE:
+            found = target_findings(whole, corpus.task, self.limits) if whole else ()
+            self._recording(target, "audio", audio, whole, found)
+            if whole is not None:
+                self._stated(target, whole)
+        if degraded != NONE and (name := corpus.input_field) is not None:
+            facts = self.recordings.facts(degraded)
+            self._recording(line, name, degraded, facts, input_findings(facts, self.limits) if facts else ())
             if facts and whole and abs(facts.duration_s - whole.duration_s) > self.limits.duration_tolerance_s:
                 message = (
                     f"field {name!r}: lasts {facts.duration_s:.3f} s, its target {whole.duration_s:.3f} s; they must "
                     f"agree within {self.limits.duration_tolerance_s} s and start together"
                 )
-                self.findings.append(
-                    Finding("unequal_lengths", line.path, line.line, message, item.audio_id, name, facts.duration_s)
-                )
+                self._note(line, ("unequal_lengths", message, facts.duration_s))
+        return whole
 
-    def _recording(self, item: Item, line: Fields, name: str, recording: str, is_target: bool, task: str) -> None:
-        if (fault := self.faults.get(recording)) is not None:
-            message = f"field {name!r}: {fault['fault']}"
-            self.findings.append(of_error(fault["kind"], line.path, line.line, message, item.audio_id))
+    def _stated(self, target: Fields, facts: AudioFacts) -> None:
+        """Whether ``duration_s`` is the recording's, as near as its header can tell."""
+        stated_s = target.record.get("duration_s")
+        # What is no number at all is said by the check of the fields.
+        seconds = float(stated_s) if is_finite_number(stated_s) else 0.0  # type: ignore[arg-type]
+        tolerance_s = max(self.limits.duration_tolerance_s, facts.tolerance_s)
+        if seconds > 0 and abs(seconds - facts.duration_s) > tolerance_s:
+            message = f"field 'duration_s' is {stated_s}, but the recording lasts {facts.duration_s:.3f} s; correct it"
+            self._note(target, ("wrong_duration", message, stated_s))
+
+    def _recording(
+        self, line: Fields, name: str, number: int, facts: AudioFacts | None, found: Iterable[Found]
+    ) -> None:
+        if facts is None:
+            fault = self.recordings.fault(number)
+            assert fault is not None, "a recording is measured or cannot be read"
+            self._note(line, (fault["kind"], f"field {name!r}: {fault['fault']}", None))
             return
-        facts = self.facts[recording]
-        found = target_findings(facts, task, self.limits) if is_target else input_findings(facts, self.limits)
         for kind, message, value in found:
-            message = f"field {name!r}: {recording}: {message}"
-            self.findings.append(Finding(kind, line.path, line.line, message, item.audio_id, name, value))
+            self._note(line, (kind, f"field {name!r}: {line.location(name)}: {message}", value))
 
-    def _note(self, item: Item, *found: Found) -> None:
-        path = self.corpora[item.corpus].manifests.content
+    def _note(self, line: Fields, *found: Found) -> None:
         for kind, message, value in found:
-            named = of_error(kind, path, item.content_line, message, item.audio_id)
-            self.findings.append(Finding(kind, path, item.content_line, message, item.audio_id, named.field, value))
+            told = of_error(kind, line.path, line.line, message, line.record["audio_id"])
+            self.findings.add(Finding(kind, line.path, line.line, message, told.audio_id, told.field, value))
+
+    def _repeated_captions(self, corpus: Corpus, first_text: int) -> None:
+        """Captions that stand for implausibly many items of a corpus."""
+        keys, having = self.texts.keys()[first_text:], np.asarray(self.having)[first_text:]
+        for rows in repeated(group_numbers(keys)):
+            if len(rows) > max(self.limits.max_caption_repeats, self.limits.max_caption_share * len(corpus)):
+                line = corpus.line(int(having[rows[0]]) - self.items.first(corpus))
+                key = keys[rows[0]].tobytes()
+                caption = next(text for text in texts_of(line, corpus.task) if _text_key(corpus.task, text) == key)
+                self._note(line, repeated_caption(normalized(caption), len(rows), len(corpus)))
 
     # -- content that lies in files -----------------------------------------------------------------------------------
 
-    def _content_jobs(self, corpus: Corpus, item: Item, line: Fields, number: int) -> Iterator[ContentJob]:
-        facts = self.facts.get(item.audio or "")
+    def _content_job(self, corpus: Corpus, item: int, line: Fields) -> ContentJob | None:
         try:
-            needed = bool(corpus.dataset.other_files(line))
+            if not corpus.dataset.other_files(line):
+                return None
         except UserError:
-            needed = True  # the job says what is wrong
-        if needed:
-            yield ContentJob(
-                corpus.task,
-                corpus.manifests.content,
-                item.content_offset,
-                item.content_line,
-                facts.duration_s if facts else None,
-                (corpus.place, number),
-            )
+            pass  # the job says what is wrong
+        number = int(corpus.items["audio"][item])
+        duration_s = self.recordings.duration_s_of(number)
+        return ContentJob(corpus.task, line.path, line.line, line.record, duration_s, (corpus.place, item))
 
-    def _contents(self, jobs: list[ContentJob], vocabulary: frozenset[str], result: Validated) -> None:
-        waiting: list[ContentJob] = []
-        results: dict[tuple[int, int], dict[str, Any]] = {}
-        for job in jobs:
-            known = self.store.get(*self._content_key(job))
-            if known is not None:
-                results[job.place] = known
-            else:
-                waiting.append(job)
-        for job, found in self._jobs(content_job, waiting, len(jobs), "content files") if jobs else ():
-            results[job.place] = found
-            if "fault" not in found and found != CRASHED:
-                self.store.put(*self._content_key(job), found)
-        for place, number in sorted(results):
-            found, item = results[place, number], self.corpora[place].items[number]
-            if found == CRASHED:
-                found = {"kind": "unreadable_content", "fault": "the decoder crashed on its files; replace them"}
-            if "fault" in found:
-                path = self.corpora[place].manifests.content
-                self.findings.append(of_error(found["kind"], path, item.content_line, found["fault"], item.audio_id))
-            self._units(item, found.get("symbols", []), found.get("notes", []), vocabulary, result)
-            if found.get("voiced") == 0:
-                message = "field 'f0_hz' is unvoiced throughout; was F0 estimated from this recording?"
-                self._note(item, ("no_pitch", message, 0.0))
+    def _content(self, place: tuple[int, int], found: dict[str, Any]) -> None:
+        """What the files of an item say."""
+        corpus = self.corpora[place[0]]
+        line = corpus.line(place[1])
+        if found == CRASHED:
+            found = {"kind": "unreadable_content", "fault": "the decoder crashed on its files; replace them"}
+        if "fault" in found:
+            self.findings.add(of_error(found["kind"], line.path, line.line, found["fault"], line.record["audio_id"]))
+            return
+        self._units(corpus, line, found.get("symbols", []), found.get("notes", []))
+        if (size := found.get("embedding_size")) is not None:
+            self._note(line, *voice_findings(self._model(corpus), embedding_size=size))
+        if found.get("voiced") == 0:
+            message = "field 'f0_hz' is unvoiced throughout; was F0 estimated from this recording?"
+            self._note(line, ("no_pitch", message, 0.0))
 
-    def _content_key(self, job: ContentJob) -> tuple[str, str | None]:
+    def _content_key(self, job: ContentJob, line: Fields | None = None) -> tuple[bytes, bytes | None]:
         """Changes with the line, the recording's length and the files."""
         corpus = self.corpora[job.place[0]]
-        line = corpus.line(corpus.items[job.place[1]])
+        line = line or corpus.line(job.place[1])
         try:
             files = [location for _, location in corpus.dataset.other_files(line)]
         except UserError:
-            return "", None
+            return b"", None
         folder = str(job.manifest.parent.absolute())
         # The seconds come as text: the same recording has the same.
-        return key_of(f"content {VERSION}", job.task, folder, repr(line.record), repr(job.duration_s)), stamp_of(files)
+        key = digest_of(f"content {MEASURES_VERSION}", job.task, folder, repr(line.record), repr(job.duration_s))
+        return key, stamp_of(files)
 
     # -- between items ------------------------------------------------------------------------------------------------
 
-    def _shared(self, result: Validated) -> None:
-        for item, kind, message, value in shared_audio(self.corpora, self.facts):
-            self._note(item, (kind, message, value))
-        told: set[tuple[int, str, str]] = set()  # of many that are alike, each is told of once
-        for near in near_audio(self.corpora, self.facts, self.limits):
+    def _shared(self) -> None:
+        self._tell(shared_audio(self.items, self.recordings))
+        for near in near_audio(self.items, self.recordings, self.limits):
             if isinstance(near, int):
-                result.notes.append(f"{near} recordings are too many to look for nearly equal ones among them")
-            elif (key := (near[0].corpus, near[0].audio_id, near[1])) not in told:
-                told.add(key)
-                self._note(near[0], near[1:])
-        for item, kind, message, value in shared_ids(self.corpora):
-            self._note(item, (kind, message, value))
-        for item, kind, message, value in shared_texts(self.texts, self.corpora):
-            self._note(item, (kind, message, value))
+                self.result.notes.append(f"{near} recordings are too many to look for nearly equal ones among them")
+            else:
+                self._tell([near])
+        self._tell(shared_ids(self.items))
+        self._tell(shared_texts(self.texts.keys(), np.asarray(self.having), self.items))
 
-    def _align(self, places: Sequence[tuple[int, int]]) -> None:
-        from unisono.data.validate.alignment import AlignJob, align_job, is_alignable
+    def _tell(self, found: Iterable[Shared]) -> None:
+        for item, kind, message, value in found:
+            corpus, row = self.items.locate(item)
+            self._note(corpus.line(row), (kind, message, value))
 
-        jobs = []
-        for place, number in places:
-            corpus = self.corpora[place]
-            item = corpus.items[number]
-            facts, line, target = self.facts.get(item.audio or ""), corpus.line(item), corpus.target_line(item)
+    def _align(self) -> None:
+        from unisono.data.validate.alignment import align_job
+
+        with self._bar(int(self.good.sum()), "alignments") as bar:
+            for job, found in self._run(align_job, self._align_jobs(bar), bar):
+                if found == CRASHED:
+                    found = {"kind": "unaligned_text", "fault": "the aligner crashed on it", "value": "crashed"}
+                if found:
+                    line = self.corpora[job.place[0]].line(job.place[1])
+                    self._note(line, (found["kind"], f"field 'text': {found['fault']}", found["value"]))
+
+    def _align_jobs(self, bar: tqdm) -> Iterator[Any]:
+        from unisono.data.validate.alignment import AlignJob, is_alignable
+
+        for number in np.flatnonzero(self.good):
+            corpus, item = self.items.locate(int(number))
+            line, target = corpus.line(item), corpus.target_line(item)
+            facts = self.recordings.facts(int(corpus.items["audio"][item]))
             if facts and target and is_alignable(corpus.task, line.record, facts.duration_s):
-                jobs.append(AlignJob(target.location("audio"), line.record["text"], (place, number)))
-        for job, found in self._jobs(align_job, jobs, len(jobs), "alignments"):
-            if found == CRASHED:
-                found = {"kind": "unaligned_text", "fault": "the aligner crashed on it", "value": "crashed"}
-            if found:
-                item = self.corpora[job.place[0]].items[job.place[1]]
-                self._note(item, (found["kind"], f"field 'text': {found['fault']}", found["value"]))
+                yield AlignJob(target.location("audio"), line.record["text"], (corpus.place, item))
+            else:
+                bar.update(1)
 
 
-def _audio_key(location: Location) -> str:
-    return key_of(f"audio {VERSION}", str(location.path.absolute()), location.member or "")
+def _measure_job(job: tuple[int, Location, bytes | None]) -> dict[str, Any]:
+    return measure_job(job[1])
+
+
+def _text_key(task: str, text: str) -> bytes:
+    return digest_of(task, normalized(text))

@@ -42,16 +42,13 @@ def caption_findings(line: Fields) -> Iterator[Found]:
             yield "repeated_caption_in_line", f"field 'caption' says {caption!r} {count} times; keep it once", count
 
 
-def repeated_captions(places: dict[str, list[Any]], items: int, limits: Limits) -> Iterator[tuple[Any, Found]]:
-    """``(first item, finding)`` of captions that stand for implausibly many items."""
-    most = max(limits.max_caption_repeats, limits.max_caption_share * items)
-    for caption, having in places.items():
-        if len(having) > most:
-            message = (
-                f"the caption {caption[:60]!r} is that of {len(having)} of {items} items; so many sounds are hardly "
-                "one: describe what tells them apart"
-            )
-            yield having[0], ("repeated_caption", message, len(having))
+def repeated_caption(caption: str, having: int, items: int) -> Found:
+    """That a caption stands for implausibly many items."""
+    message = (
+        f"the caption {caption[:60]!r} is that of {having} of {items} items; so many sounds are hardly one: describe "
+        "what tells them apart"
+    )
+    return "repeated_caption", message, having
 
 
 def rate_findings(line: Fields, task: str, sounding_s: float, limits: Limits) -> Iterator[Found]:

@@ -30,6 +30,12 @@ class Autoencoder(nn.Module, ABC):
     def latent_rate_hz(self) -> float:
         return latent_rate_hz(self.sample_rate, self.hop_samples)
 
+    @property
+    def device(self) -> torch.device:
+        """Where its tensors are; one without tensors computes on the processor."""
+        tensors = (*self.parameters(), *self.buffers())
+        return tensors[0].device if tensors else torch.device("cpu")
+
     @abstractmethod
     def encode(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """``(B, S)`` waveforms of ``lengths (B,)`` samples to latents ``(B, T, C)`` and their lengths ``(B,)``.

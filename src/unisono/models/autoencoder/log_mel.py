@@ -9,12 +9,12 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from unisono.models.autoencoder.base import Autoencoder
+from unisono.models.autoencoder.channels import per_channel
 from unisono.timing import samples_to_frames
 from unisono.types import length_mask
 
@@ -25,23 +25,6 @@ def mel_filterbank(sample_rate: int, n_fft: int, n_mels: int) -> Tensor:
 
     filters = torch.from_numpy(librosa.filters.mel(sr=sample_rate, n_fft=n_fft, n_mels=n_mels, norm=None))
     return filters / filters.sum(dim=1, keepdim=True).clamp_min(1e-8)
-
-
-def _shown(value: float | Sequence[float]) -> str:
-    return f"a list of {len(value)}" if isinstance(value, Sequence) and len(value) > 8 else str(value)
-
-
-def _per_channel(name: str, value: float | Sequence[float], channels: int, positive: bool = False) -> Tensor:
-    """One number, or one per channel, as a tensor ``(C,)``."""
-    # Through numpy, so that settings are checked where tensors have no values (the meta device of `unisono check`).
-    given = np.asarray(value, dtype=np.float32)
-    if given.shape not in ((), (channels,)) or not np.isfinite(given).all():
-        raise ValueError(
-            f"{name} is {_shown(value)}; it must be one finite number or one for each of {channels} channels"
-        )
-    if positive and not (given > 0).all():
-        raise ValueError(f"{name} is {_shown(value)}; it must be positive in every channel")
-    return torch.from_numpy(np.broadcast_to(given, (channels,)).copy())
 
 
 class LogMelAutoencoder(Autoencoder):
@@ -96,8 +79,8 @@ class LogMelAutoencoder(Autoencoder):
             "filters": filters,
             "inverse_filters": torch.linalg.pinv(filters),
             "window": torch.hann_window(n_fft),
-            "mean": _per_channel("mean", mean, n_mels),
-            "std": _per_channel("std", std, n_mels, positive=True),
+            "mean": per_channel("mean", mean, n_mels),
+            "std": per_channel("std", std, n_mels, positive=True),
         }.items():
             self.register_buffer(name, value, persistent=False)
 

@@ -13,10 +13,8 @@ from unisono.data.prepare.corpora.files import AUDIO_SUFFIXES, files_by_stem, on
 from unisono.data.prepare.corpora.items import Found, Item, LeaveOut
 from unisono.data.prepare.jobs import Record
 from unisono.errors import UserError
+from unisono.media import tolerances
 from unisono.media.audio import audio_info
-
-# A clip of ten seconds that lasts longer is the whole video.
-_LENGTH_TOLERANCE_S = 2.0
 
 
 def captioned_corpus(
@@ -118,7 +116,7 @@ def measure_clip(item: Item) -> Record:
     duration_s = audio_info(item.audio)[1]
     if duration_s == 0:
         raise UserError(f"{item.audio} is empty (0 samples)")
-    if item.data is not None and duration_s > item.data + _LENGTH_TOLERANCE_S:
+    if item.data is not None and duration_s > item.data + tolerances.CUT_S:
         raise LeaveOut(
             "too_long", f"{item.audio} lasts {duration_s:.1f} s instead of {item.data:g}: the whole video? cut it"
         )

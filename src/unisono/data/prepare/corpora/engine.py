@@ -1,24 +1,23 @@
 """What all recipes share: items are found, worked on in parallel, sorted into splits, and written as manifests.
 
-Work is done in chunks of items. A finished chunk leaves a record in ``OUT/.work``, so that a run that was killed goes
-on where it stopped; manifests are written at the end, ``corpus.json`` last of all.
+Work is done in chunks of items (``unisono.data.prepare.jobs``), whose records lie in ``OUT/.work``, so that a run that
+was killed goes on where it stopped; manifests are written at the end, ``corpus.json`` last of all.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypedDict
 
 from unisono.data.manifest import Fields, write_jsonl
-from unisono.data.prepare.corpora.items import Found, Item, LeaveOut, LeftOut
+from unisono.data.prepare.corpora.items import Found, Item
 from unisono.data.prepare.corpora.output import (
     LEFT_OUT,
     REPORT,
@@ -28,7 +27,15 @@ from unisono.data.prepare.corpora.output import (
     is_finished,
     summary_line,
 )
-from unisono.data.prepare.jobs import Record, finish_jobs
+from unisono.data.prepare.jobs import (
+    LeftOut,
+    Record,
+    Results,
+    check_run_options,
+    finish_items,
+    one_by_one,
+    too_many_left_out,
+)
 from unisono.data.prepare.splits import SPLITS, hash_order, hash_splits
 from unisono.errors import UserError
 from unisono.files import write_json
@@ -65,7 +72,7 @@ class Step:
         name: folder of its records.
         description: of the progress bar.
         function: gives the item's record, or raises ``LeaveOut`` or ``UserError`` (an unreadable recording); can be
-            pickled. The records of an item's steps are joined; one of them tells ``duration_s``.
+            sent to other processes. The records of an item's steps are joined; one of them tells ``duration_s``.
         chunk_items: so many items are remembered as done at once.
     """
 
@@ -114,15 +121,6 @@ class _Run:
     max_left_out: float
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """Items that one job works on; its id changes with what is in it."""
-
-    job_id: str
-    function: Callable[[Item], Record]
-    items: tuple[Item, ...]
-
-
 def build_corpus(corpus: Corpus, out: Path, options: RunOptions) -> Path:
     """Make the data sets of a corpus in ``out``, or go on with it; a finished folder is left as it is.
 
@@ -164,11 +162,9 @@ def _checked(out: Path, options: RunOptions) -> _Run:
     max_left_out = options.get("max_left_out", 0.5)
     if seed < 0:
         raise UserError(f"seed is {seed}; give a whole number of at least 0")
-    for name, value in (("workers", workers), ("max_items", max_items)):
-        if value is not None and value < 1:
-            raise UserError(f"{name} is {value}; give a whole number of at least 1")
-    if not 0 <= max_left_out <= 1:
-        raise UserError(f"max_left_out is {max_left_out}; give a share from 0 to 1")
+    if max_items is not None and max_items < 1:
+        raise UserError(f"max_items is {max_items}; give a whole number of at least 1")
+    check_run_options(workers, max_left_out)
     # Absolute, because the working folder of a manifest's reader is not known; links stay as they are.
     source, out = (Path(os.path.abspath(path)) for path in (source, out))
     return _Run(source, out, seed, workers or default_workers(), options.get("progress", True), max_items, max_left_out)
@@ -200,7 +196,7 @@ def _drop_unusable(found: Found) -> None:
 
 def _check_share(left_out: Sequence[LeftOut], kept: int, run: _Run, corpus: Corpus, log: Path | None = None) -> None:
     total = kept + len(left_out)
-    if kept and len(left_out) <= run.max_left_out * total:
+    if not too_many_left_out(len(left_out), total, run.max_left_out):
         return
     if total == 0:
         raise UserError(f"--source {run.source}: no item of {corpus.name} was found; docs/corpora.md shows its layout")
@@ -253,14 +249,14 @@ def _sample(items: list[Item], max_items: int, seed: int) -> list[Item]:
 def _build(corpus: Corpus, run: _Run, settings: Record, found: Found, origins: dict[str, str], work: Path) -> None:
     alive = found.items
     left_out: list[LeftOut] = []
-    done: list[tuple[list[Item], list[Path]]] = []
+    done: list[tuple[list[Item], Results]] = []
     for step in corpus.steps:
-        paths = _finish_step(corpus, step, alive, work, run)
-        done.append((alive, paths))
+        results = _finish_step(corpus, step, alive, work, run)
+        done.append((alive, results))
         kept = []
-        for item, record in _records(alive, paths):
-            if "left_out" in record:
-                left_out.append(LeftOut(item.audio_id, *record["left_out"]))
+        for item, result in zip(alive, results.items(), strict=True):
+            if "left_out" in result:
+                left_out.append(LeftOut(item.audio_id, *result["left_out"]))
             else:
                 kept.append(item)
         alive = kept
@@ -268,7 +264,7 @@ def _build(corpus: Corpus, run: _Run, settings: Record, found: Found, origins: d
             _check_share(left_out, len(alive), run, corpus, run.out / LEFT_OUT)
         except UserError:
             write_jsonl(run.out / LEFT_OUT, (entry.record() for entry in found.left_out + left_out))
-            _forget_failures(paths)  # the next run looks at the mended files
+            results.forget_left_out()  # the next run looks at the mended files
             raise
     found.left_out += left_out
     writer = _write_manifests(corpus, run.out, alive, done)
@@ -287,66 +283,35 @@ def _build(corpus: Corpus, run: _Run, settings: Record, found: Found, origins: d
     write_json(run.out / REPORT, report)
 
 
-def _finish_step(corpus: Corpus, step: Step, items: list[Item], work: Path, run: _Run) -> list[Path]:
-    chunks = []
-    for first in range(0, len(items), step.chunk_items):
-        part = tuple(items[first : first + step.chunk_items])
-        content = repr((corpus.name, corpus.version, part)).encode("utf-8", "surrogatepass")
-        job_id = f"{first:08d}-{hashlib.sha256(content).hexdigest()[:16]}"
-        chunks.append(Chunk(job_id, step.function, part))
-    return finish_jobs(
-        work_on_chunk,
-        chunks,
+def _finish_step(corpus: Corpus, step: Step, items: list[Item], work: Path, run: _Run) -> Results:
+    return finish_items(
+        partial(one_by_one, step.function),
+        items,
         work / step.name,
+        made_from=(corpus.name, corpus.version),
+        chunk_items=step.chunk_items,
         description=f"{corpus.name}: {step.description}",
         workers=run.workers,
         progress=run.progress,
-        size=_chunk_size,
+        total=len(items),
     )
 
 
-def _chunk_size(chunk: Chunk) -> int:
-    return len(chunk.items)
-
-
-def work_on_chunk(chunk: Chunk) -> Record:
-    """One record per item: what the step's function gave, or ``left_out`` with kind and reason."""
-    results: list[Record] = []
-    for item in chunk.items:
-        try:
-            results.append(chunk.function(item))
-        except LeaveOut as reason:
-            results.append({"left_out": [reason.kind, reason.reason]})
-        except UserError as error:
-            results.append({"left_out": ["unreadable", str(error)]})
-        except Exception as error:
-            raise RuntimeError(f"{item.audio_id} ({item.audio}): {type(error).__name__}: {error}") from error
-    return {"results": results}
-
-
-def _records(items: Sequence[Item], paths: Sequence[Path]) -> Iterator[tuple[Item, Record]]:
-    """Items with their records, one chunk in memory at a time."""
-    remaining = iter(items)
-    for path in paths:
-        for record in json.loads(path.read_text(encoding="utf-8"))["results"]:
-            yield next(remaining), record
-
-
-def _forget_failures(paths: Sequence[Path]) -> None:
-    for path in paths:
-        if any("left_out" in record for record in json.loads(path.read_text(encoding="utf-8"))["results"]):
-            path.unlink()
+def _records(items: Sequence[Item], results: Results) -> Iterator[tuple[Item, Record]]:
+    """Items of a step with their records, as far as they have one."""
+    for item, result in zip(items, results.items(), strict=True):
+        if "record" in result:
+            yield item, result["record"]
 
 
 def _write_manifests(
-    corpus: Corpus, out: Path, alive: Sequence[Item], done: Sequence[tuple[list[Item], list[Path]]]
+    corpus: Corpus, out: Path, alive: Sequence[Item], done: Sequence[tuple[list[Item], Results]]
 ) -> ManifestWriter:
     for task in corpus.tasks:  # what a killed run was just writing
-        for partial in (out / task).glob("*/.*.tmp"):
-            partial.unlink()
-    writer = ManifestWriter(out)
-    streams = [_records(items, paths) for items, paths in done]
-    try:
+        for partial_file in (out / task).glob("*/.*.tmp"):
+            partial_file.unlink()
+    streams = [_records(items, results) for items, results in done]
+    with ManifestWriter(out) as writer:
         for item in alive:
             joined: Record = {}
             for stream in streams:
@@ -362,8 +327,4 @@ def _write_manifests(
             for task, fields in corpus.lines(item, joined).items():
                 content = {"audio_id": item.audio_id, **fields, "license": license_name}
                 writer.add(task, item.split or "train", content, audio)
-        writer.commit()
-    except BaseException:
-        writer.discard()
-        raise
     return writer

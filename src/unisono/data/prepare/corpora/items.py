@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from unisono.data.prepare.jobs import Record
+from unisono.data.prepare.jobs import LeaveOut, LeftOut
+
+__all__ = ["Found", "Item", "LeaveOut", "LeftOut"]
 
 
 @dataclass(slots=True)
@@ -30,31 +32,8 @@ class Item:
     license: str | None = None
     data: Any = None
 
-
-@dataclass(frozen=True, slots=True)
-class LeftOut:
-    """An item that cannot be used.
-
-    Attributes:
-        item: its id, or the file or line where it should have been.
-        kind: a word to count by, such as ``missing_audio``.
-        reason: what was found, in words.
-    """
-
-    item: str
-    kind: str
-    reason: str
-
-    def record(self) -> Record:
-        return {"item": self.item, "kind": self.kind, "reason": self.reason}
-
-
-class LeaveOut(Exception):
-    """Raised while an item is worked on: it cannot be used."""
-
-    def __init__(self, kind: str, reason: str) -> None:
-        super().__init__(reason)
-        self.kind, self.reason = kind, reason
+    def __str__(self) -> str:
+        return f"{self.audio_id} ({self.audio})"
 
 
 @dataclass

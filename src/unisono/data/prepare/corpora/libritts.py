@@ -11,7 +11,7 @@ from unisono.data.prepare.corpora.files import corpus_root, walk_files
 from unisono.data.prepare.corpora.items import Found, Item
 from unisono.data.prepare.corpora.speech import prepare_speech, speech_corpus
 
-NAME, VERSION = "libritts", 1
+NAME, VERSION = "libritts", 2
 LICENSE = "CC-BY-4.0"
 _SPLITS = {"train": "train", "dev": "val", "test": "test"}
 _TEXT_SUFFIX = ".normalized.txt"

@@ -11,7 +11,7 @@ from unisono.data.prepare.corpora.items import Found, Item
 from unisono.data.prepare.corpora.speech import prepare_speech, speech_corpus
 from unisono.text.align import text_to_words
 
-NAME, VERSION = "ljspeech", 1
+NAME, VERSION = "ljspeech", 2
 LICENSE = "Public domain"
 SPEAKER = "ljspeech"
 

@@ -10,7 +10,7 @@ from unisono.data.prepare.corpora.files import corpus_root, files_by_stem, read_
 from unisono.data.prepare.corpora.items import Found, Item
 from unisono.data.prepare.corpora.singing import singing_corpus
 
-NAME, VERSION = "opencpop", 1
+NAME, VERSION = "opencpop", 2
 LICENSE = "CC-BY-NC-ND-4.0"
 SPEAKER = "opencpop"
 _COLUMNS = ("id", "text", "phonemes", "notes", "note_durations_s", "durations_s", "slurs")

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
+from unisono.data.manifest import relative_path
 from unisono.data.prepare.jobs import Record
 from unisono.data.prepare.splits import SPLITS
 from unisono.errors import UserError
-from unisono.files import locked, write_json
+from unisono.files import locked, replaced_file, write_json
 
 REPORT = "corpus.json"
 LEFT_OUT = "left_out.jsonl"
@@ -62,24 +62,34 @@ def held_folder(out: Path, settings: Record) -> Iterator[Path]:
 
 
 class ManifestWriter:
-    """Both manifests of every task and split, written side by side; nothing has its final name before ``commit``."""
+    """Both manifests of every task and split, written side by side; they get their names when the context ends well."""
 
     def __init__(self, out: Path) -> None:
         self.out = out
-        self.files: dict[tuple[str, str], tuple[TextIO, TextIO]] = {}
         self.clips: Counter[tuple[str, str]] = Counter()
         self.seconds: dict[tuple[str, str], float] = defaultdict(float)
         self.speakers: set[str] = set()
         self.phonemes: set[str] = set()
+        self._files: dict[tuple[str, str], tuple[TextIO, TextIO]] = {}
+        self._opened = ExitStack()
+
+    def __enter__(self) -> ManifestWriter:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._opened.__exit__(*error)
 
     def add(self, task: str, split: str, content: Record, audio: Record) -> None:
-        """Add an item; values that are a ``Path`` become relative to the manifest."""
-        if (task, split) not in self.files:
-            folder = self._folder(task, split)
-            folder.mkdir(parents=True, exist_ok=True)
-            self.files[task, split] = (self._open(folder, "content"), self._open(folder, "audio"))
-        for file, record in zip(self.files[task, split], (content, audio), strict=True):
-            line = {key: self._portable(value, task, split) for key, value in record.items() if value is not None}
+        """Add an item; values that are a ``Path`` become relative to the manifest, those that are None vanish."""
+        folder = self.out / task / split
+        if (task, split) not in self._files:
+            self._files[task, split] = (self._open(folder / "content.jsonl"), self._open(folder / "audio.jsonl"))
+        for file, record in zip(self._files[task, split], (content, audio), strict=True):
+            line = {
+                key: relative_path(value, folder) if isinstance(value, Path) else value
+                for key, value in record.items()
+                if value is not None
+            }
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
         self.clips[task, split] += 1
         self.seconds[task, split] += audio["duration_s"]
@@ -87,16 +97,9 @@ class ManifestWriter:
             self.speakers.add(content["speaker"])
         self.phonemes.update(content.get("phonemes", ()))
 
-    def commit(self) -> None:
-        for (task, split), files in self.files.items():
-            for file, name in zip(files, ("content", "audio"), strict=True):
-                file.close()
-                os.replace(file.name, self._folder(task, split) / f"{name}.jsonl")
-
-    def discard(self) -> None:
-        for file in (file for files in self.files.values() for file in files):
-            file.close()
-            Path(file.name).unlink(missing_ok=True)
+    def _open(self, path: Path) -> TextIO:
+        temporary = self._opened.enter_context(replaced_file(path))
+        return self._opened.enter_context(temporary.open("w", encoding="utf-8"))
 
     def counts(self, tasks: tuple[str, ...]) -> dict[str, dict[str, Record]]:
         return {
@@ -106,19 +109,6 @@ class ManifestWriter:
             }
             for task in tasks
         }
-
-    def _folder(self, task: str, split: str) -> Path:
-        return self.out / task / split
-
-    @staticmethod
-    def _open(folder: Path, name: str) -> TextIO:
-        return (folder / f".{name}.jsonl.tmp").open("w", encoding="utf-8")
-
-    def _portable(self, value: Any, task: str, split: str) -> Any:
-        if isinstance(value, Path):
-            # Links are not resolved: a manifest's paths are joined as text.
-            return Path(os.path.relpath(value, self._folder(task, split))).as_posix()
-        return value
 
 
 def summary_line(out: Path) -> str:

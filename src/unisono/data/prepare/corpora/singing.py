@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import math
 import os
-import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -19,8 +18,11 @@ from unisono.data.prepare.jobs import Record
 from unisono.errors import UserError
 from unisono.features.f0 import METHODS, estimate_f0
 from unisono.files import write_array
+from unisono.media import tolerances
 from unisono.media.audio import audio_info, read_audio
+from unisono.scores.pitch import note_number
 from unisono.text.phonemes import SILENCE
+from unisono.timing import seconds_to_samples
 
 SVS, SAM = "singing_voice_synthesis", "singing_acoustic_modeling"
 LANGUAGE = "cmn"
@@ -29,8 +31,6 @@ F0_RATE_HZ = 100
 F0_FLOOR_HZ, F0_CEIL_HZ = 55.0, 1_300.0  # A1 to E6
 _SAMPLE_RATE = 24_000
 _SYMBOLS = {"<SP>": SILENCE, "SP": SILENCE, "<AP>": BREATH, "AP": BREATH}
-_NOTE = re.compile(r"[A-G][#b]?-?\d")
-_TOLERANCE_S = 0.05
 _LONGEST_TAIL_S = 1.0
 _QUIET_DB = 30.0
 
@@ -96,9 +96,9 @@ def fit_labels(item: Item) -> Record:
         raise UserError(f"{item.audio} is empty (0 samples)")
     labels = checked_labels(item.data)
     difference_s = duration_s - math.fsum(labels["durations_s"])
-    if difference_s > _TOLERANCE_S:
+    if difference_s > tolerances.LENGTH_S:
         _add_silence(labels, item.audio, duration_s, difference_s)
-    elif difference_s < -_TOLERANCE_S:
+    elif difference_s < -tolerances.LENGTH_S:
         _shorten_silence(labels, difference_s)
     return {"duration_s": duration_s, **labels}
 
@@ -130,22 +130,20 @@ def checked_labels(labels: Labels) -> Labels:
     }
 
 
-def _note(value: Any) -> Any:
-    """A MIDI number, a name such as ``F#3`` (of ``F#3/Gb3`` the first), or ``rest``; 0 is a rest."""
-    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 127:
-        return value
-    name = str(value).split("/")[0]
-    if name.lower() == "rest":
-        return "rest"
-    if not _NOTE.fullmatch(name):
-        raise LeaveOut("bad_labels", f"{value!r} is no note")
-    return name
+def _note(value: Any) -> int | float:
+    """MIDI number of a number or a name; 0 for ``rest``."""
+    try:
+        if value is not None:  # note_number would take it for a rest
+            return note_number(value)
+    except UserError:
+        pass
+    raise LeaveOut("bad_labels", f"{value!r} is no note")
 
 
 def _add_silence(labels: Labels, audio: str, duration_s: float, difference_s: float) -> None:
     """A recording that goes on after its labels ends in silence, or something is not labelled."""
     waveform = read_audio(audio, _SAMPLE_RATE)
-    tail = waveform[-round(difference_s * _SAMPLE_RATE) :]
+    tail = waveform[-seconds_to_samples(difference_s, _SAMPLE_RATE) :]
     level_db = 20 * math.log10(float(np.sqrt(np.mean(tail**2))) + 1e-9)
     loudest_db = 20 * math.log10(float(np.abs(waveform).max()) + 1e-9)
     if difference_s > _LONGEST_TAIL_S or level_db > loudest_db - _QUIET_DB:
@@ -153,8 +151,7 @@ def _add_silence(labels: Labels, audio: str, duration_s: float, difference_s: fl
     if labels["phonemes"][-1] == SILENCE:
         labels["durations_s"][-1] += difference_s
         return
-    rest = 0 if isinstance(labels["notes"][-1], int | float) else "rest"
-    unit = {"phonemes": SILENCE, "durations_s": difference_s, "notes": rest, "slurs": 0}
+    unit = {"phonemes": SILENCE, "durations_s": difference_s, "notes": 0, "slurs": 0}
     for name, value in {**unit, "note_durations_s": difference_s}.items():
         labels[name].append(value)
 

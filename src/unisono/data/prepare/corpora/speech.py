@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
@@ -12,9 +12,8 @@ from unisono.data.prepare.corpora.items import Found, Item, LeaveOut
 from unisono.data.prepare.jobs import Record
 from unisono.errors import UserError
 from unisono.media.audio import audio_info, read_audio
-from unisono.text.align import SAMPLE_RATE, Alignment, ForcedAligner, phones_to_units
-from unisono.text.phonemes import ARPABET_TO_IPA
-from unisono.text.phonemize import Phonemizer
+from unisono.text.align import SAMPLE_RATE, AlignmentFailure
+from unisono.text.english import EnglishAligner
 
 TASK = "text_to_speech"
 LANGUAGE = "en-us"
@@ -64,43 +63,17 @@ def measure_utterance(item: Item) -> Record:
 def align_utterance(item: Item) -> Record:
     """When each phoneme is spoken; words whose pronunciation was guessed by eSpeak NG are named."""
     text = _text(item)
-    words = _words(text)
     duration_s = _duration_s(item)
-    waveform = read_audio(item.audio, SAMPLE_RATE)
-    aligner = _aligner()
-    unknown = aligner.unknown_words(words)
-    if unknown:
-        aligner = ForcedAligner(_guess(unknown))
-    result = aligner.align(waveform, words)
-    if not isinstance(result, Alignment):
+    result = _aligner().align(read_audio(item.audio, SAMPLE_RATE), text, SAMPLE_RATE, duration_s)
+    if isinstance(result, AlignmentFailure):
         raise LeaveOut(result.kind, f"alignment: {result.detail}")
-    phonemes, durations_s = phones_to_units(result.phones, duration_s)
-    record: Record = {"duration_s": duration_s, "text": text, "phonemes": phonemes, "durations_s": durations_s}
-    return {**record, "guessed_words": unknown} if unknown else record
+    record: Record = {"duration_s": duration_s, "text": text, "phonemes": list(result.phonemes)}
+    record["durations_s"] = list(result.durations_s)
+    return {**record, "guessed_words": list(result.guessed_words)} if result.guessed_words else record
 
 
 def _text(item: Item) -> str:
     return item.fields["text"] if item.data is None else " ".join(read_text(item.data).split())
-
-
-def _words(text: str) -> list[str]:
-    try:
-        words = _phonemizer().words(text)
-    except UserError as error:
-        raise LeaveOut("bad_text", str(error)) from None
-    if not words:
-        raise LeaveOut("missing_text", f"no word in {text[:60]!r}")
-    return words
-
-
-def _guess(words: Sequence[str]) -> dict[str, str]:
-    """ARPAbet phones of words that the dictionary lacks."""
-    try:
-        pronounced = _phonemizer().pronounce(words)
-    except UserError as error:
-        raise LeaveOut("unknown_words", str(error)) from None
-    arpabet = {ipa: phone for phone, ipa in ARPABET_TO_IPA.items()}
-    return {word: " ".join(arpabet[ipa] for ipa in phones) for word, phones in zip(words, pronounced, strict=True)}
 
 
 def _duration_s(item: Item) -> float:
@@ -111,11 +84,6 @@ def _duration_s(item: Item) -> float:
 
 
 @lru_cache(maxsize=1)
-def _aligner() -> ForcedAligner:
+def _aligner() -> EnglishAligner:
     """One model per process."""
-    return ForcedAligner()
-
-
-@lru_cache(maxsize=1)
-def _phonemizer() -> Phonemizer:
-    return Phonemizer(LANGUAGE)
+    return EnglishAligner()

@@ -13,7 +13,7 @@ from unisono.data.prepare.corpora.items import Found, Item, LeaveOut
 from unisono.data.prepare.corpora.speech import prepare_speech, speech_corpus
 from unisono.text.align import text_to_words
 
-NAME, VERSION = "vctk", 1
+NAME, VERSION = "vctk", 2
 LICENSE = "CC-BY-4.0"
 _RECORDINGS = ("wav48_silence_trimmed", "wav48")
 _SECOND_MICROPHONE = "_mic2"

@@ -13,13 +13,13 @@ from unisono.data.prepare.corpora.files import VIDEO_SUFFIXES, corpus_root, read
 from unisono.data.prepare.corpora.items import Found, Item, LeaveOut
 from unisono.data.prepare.jobs import Record
 from unisono.errors import UserError
+from unisono.media import tolerances
 from unisono.media.video import video_info
 
 NAME, VERSION = "vggsound", 1
 LICENSE = "labels: CC-BY-4.0; videos: rights of their uploaders"
 V2A, T2A = "video_to_audio", "text_to_audio"
 CLIP_S = 10.0
-_TOLERANCE_S = 0.5  # between pictures and sound
 
 
 def prepare_vggsound(out: Path, *, clips: str | os.PathLike | None = None, **run: Unpack[RunOptions]) -> Path:
@@ -59,7 +59,7 @@ def measure_video(item: Item) -> Record:
     if not video.has_audio:
         raise LeaveOut("no_audio", f"{item.audio} has no audio stream")
     record = measure_clip(item)
-    if abs(video.duration_s - record["duration_s"]) > _TOLERANCE_S:
+    if abs(video.duration_s - record["duration_s"]) > tolerances.VIDEO_S:
         reason = f"{item.audio}: pictures of {video.duration_s:.2f} s, sound of {record['duration_s']:.2f} s"
         raise LeaveOut("lengths_differ", reason)
     return record

@@ -12,6 +12,7 @@ from unisono.data.prepare.corpora.files import corpus_root, files_by_stem, read_
 from unisono.data.prepare.corpora.items import Found, Item, LeaveOut
 from unisono.data.prepare.jobs import Record
 from unisono.errors import UserError
+from unisono.media import tolerances
 from unisono.media.audio import audio_info
 
 NAME, VERSION = "voicebank_demand", 1
@@ -21,7 +22,6 @@ TASK = "speech_enhancement"
 VALIDATION_SPEAKERS = ("p226", "p287")
 _SUFFIXES = (".wav", ".flac")
 _PARTS = {"train": "train", "trainset": "train", "valid": "val", "val": "val", "dev": "val", "test": "test"}
-_TOLERANCE_S = 0.05
 
 
 def prepare_voicebank_demand(out: Path, **run: Unpack[RunOptions]) -> Path:
@@ -47,7 +47,7 @@ def measure_pair(item: Item) -> Record:
     clean_s, noisy_s = audio_info(item.audio)[1], audio_info(item.data)[1]
     if clean_s == 0:
         raise UserError(f"{item.audio} is empty (0 samples)")
-    if abs(clean_s - noisy_s) > _TOLERANCE_S:
+    if abs(clean_s - noisy_s) > tolerances.LENGTH_S:
         raise LeaveOut("lengths_differ", f"the noisy recording lasts {noisy_s:.3f} s, the clean one {clean_s:.3f} s")
     return {"duration_s": clean_s}
 

@@ -24,7 +24,7 @@ from unisono.workers import default_workers
 logger = logging.getLogger(__name__)
 
 # Raise it when the same packages and tables would give other files.
-RECIPE_VERSION = 2
+RECIPE_VERSION = 3
 PACKAGES = (
     speech.TEXT_PACKAGE,
     speech.SOUND_PACKAGE,

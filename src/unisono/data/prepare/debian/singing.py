@@ -18,9 +18,11 @@ from unisono.data.prepare.debian.manifests import audio_line, job_rng, write_man
 from unisono.data.prepare.debian.speech import LICENSE, SOUND_PACKAGE, SPEAKER
 from unisono.data.prepare.jobs import Record
 from unisono.data.prepare.splits import hash_order
-from unisono.data.singing_synthesis.plan import SyllableNotes, is_nucleus, split_syllables
+from unisono.data.singing_synthesis.plan import SyllableNotes
 from unisono.data.singing_synthesis.synthesis import F0_RATE_HZ, Style, sing
+from unisono.files import write_array
 from unisono.media.audio import read_audio, write_audio
+from unisono.scores.syllables import is_nucleus, split_syllables
 from unisono.text.phonemes import SILENCE
 
 SAMPLE_RATE = 24_000
@@ -103,8 +105,7 @@ def prepare_sung(job: SungJob) -> Record:
     speech = read_audio(job.clean, SAMPLE_RATE)
     phrase = sing(speech, SAMPLE_RATE, job.phonemes, job.durations_s, melody, style=style)
     write_audio(job.audio_folder / f"{job.job_id}.flac", phrase.waveform, SAMPLE_RATE)
-    job.f0_folder.mkdir(parents=True, exist_ok=True)
-    np.save(job.f0_folder / f"{job.job_id}.npy", phrase.f0_hz, allow_pickle=False)
+    write_array(job.f0_folder / f"{job.job_id}.npy", phrase.f0_hz)
     return {
         "phonemes": phrase.phonemes,
         "durations_s": [round(duration_s, 6) for duration_s in phrase.durations_s],

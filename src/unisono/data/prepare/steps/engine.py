@@ -1,42 +1,39 @@
-"""Steps over a manifest: each line gets fields that are computed from its recording, or is left out with a reason.
+"""Steps over a manifest: each line gets fields computed from it or its recording, or is left out with a reason.
 
-Work is done in chunks of lines. A finished chunk leaves a record in a hidden folder beside the output, under a name
-that depends on everything it was made from, so that a run that was killed goes on and nothing stale is used. The output
-is written at the end, whole or not at all.
+The work is done by ``unisono.data.prepare.jobs``, in a hidden folder beside the output. Lines are read when they are
+needed. The outputs are written at the end, whole or not at all: the targets, then the lines.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
-import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from unisono.data.manifest import Fields, load_manifest, write_jsonl
-from unisono.data.prepare.jobs import Record, finish_jobs
-from unisono.errors import UserError
-from unisono.files import locked
-from unisono.media.locations import parse_location
-from unisono.workers import default_workers
+import numpy as np
 
-PATH_FIELDS = (
-    *("audio", "noisy_audio", "narrow_audio", "video", "video_file", "video_features"),
-    *("speaker_embedding", "speaker_audio", "f0_hz", "voicing", "score", "score_midi"),
+from unisono.data.manifest import Fields, read_jsonl, rebased, write_jsonl
+from unisono.data.prepare.jobs import (
+    LeaveOut,
+    LeftOut,
+    Record,
+    Results,
+    check_run_options,
+    finish_items,
+    one_by_one,
+    too_many_left_out,
 )
-"""Fields of a line that hold paths relative to the manifest."""
-
-
-class LeaveOut(Exception):
-    """A line cannot be used; ``kind`` is a word to count by."""
-
-    def __init__(self, kind: str, reason: str) -> None:
-        super().__init__(reason)
-        self.kind, self.reason = kind, reason
+from unisono.data.prepare.steps.pair import ManifestPair
+from unisono.errors import UserError
+from unisono.files import locked, write_json
+from unisono.workers import default_workers
 
 
 @dataclass(frozen=True)
@@ -45,16 +42,22 @@ class Work:
 
     Attributes:
         audio_id: of the line.
-        source: location of the recording or video, absolute.
+        source: location of the recording or video, absolute; empty for a step that needs none.
         data: what else the step needs, as JSON.
+        stamp: of the source's file.
     """
 
     audio_id: str
-    source: str
+    source: str = ""
     data: Any = None
+    stamp: tuple[int, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.audio_id} ({self.source})" if self.source else self.audio_id
 
 
-Function = Callable[[Work, Mapping[str, Any]], Record]
+Plan = Callable[[Fields, Fields | None], Work]
+"""The work for a line and its target; raises ``LeaveOut`` if the line cannot be used, ``UserError`` if none can."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ class Options:
         output: the manifest to write.
         workers: processes; None: one per processor.
         progress: show bars.
-        overwrite: replace an output that is there; it may then be the input itself.
+        overwrite: replace outputs that are there; ``output`` may then be the input itself.
         max_left_out: the largest share of lines that may be left out, 0 to 1; beyond it no output is written.
     """
 
@@ -76,10 +79,7 @@ class Options:
     max_left_out: float = 0.5
 
     def __post_init__(self) -> None:
-        if self.workers is not None and self.workers < 1:
-            raise UserError(f"workers is {self.workers}; give a whole number of at least 1")
-        if not 0 <= self.max_left_out <= 1:
-            raise UserError(f"max_left_out is {self.max_left_out}; give a share from 0 to 1")
+        check_run_options(self.workers, self.max_left_out)
         if self.output.is_dir():
             raise UserError(
                 f"{self.output} is a folder; name the manifest to write, such as {self.output}/content.jsonl"
@@ -103,187 +103,214 @@ class ManifestStep:
         name: of the step; also of its hidden folder.
         version: raise it when the same input gives another result.
         description: of the progress bar.
-        function: a module-level function of a line's ``Work`` and ``settings``; returns the fields to set, None to
-            remove one. What it raises as ``LeaveOut`` or ``UserError`` leaves the line out.
-        settings: as JSON; part of every record's name.
-        chunk_items: lines per record.
+        open: a module-level function of ``settings``, called once per process, which loads what is needed and returns
+            the function that is applied: to a line's ``Work``, giving the fields to set, None to remove one, or
+            raising ``LeaveOut`` or ``UserError`` to leave the line out; with ``batch`` to several works, giving fields
+            or ``LeftOut`` for each.
+        settings: as JSON; records depend on them.
+        chunk_items: lines that are remembered as done at once.
+        batch: see ``open``.
     """
 
     name: str
     version: int
     description: str
-    function: Function
+    open: Callable[[Any], Callable[[Any], Any]]
     settings: Mapping[str, Any]
     chunk_items: int = 16
+    batch: bool = False
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What was written: ``output`` with ``items`` lines, and how many were left out, by kind."""
+    """What was written.
+
+    Attributes:
+        output: the manifest.
+        items: its lines.
+        left_out: how many lines were left out, by kind.
+        left_out_path: where the reasons are.
+        notes: what else is to be told, a line each.
+    """
 
     output: Path
     items: int
     left_out: Counter[str] = field(default_factory=Counter)
     left_out_path: Path | None = None
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         text = f"{self.output}: {self.items} items"
-        if self.left_out_path is None:
-            return text
-        kinds = ", ".join(f"{kind} {count}" for kind, count in self.left_out.most_common())
-        return f"{text}; {self.left_out.total()} left out ({kinds}), reasons in {self.left_out_path}"
+        if self.left_out_path is not None:
+            kinds = ", ".join(f"{kind} {count}" for kind, count in self.left_out.most_common())
+            text += f"; {self.left_out.total()} left out ({kinds}), reasons in {self.left_out_path}"
+        return "\n".join([text, *self.notes])
+
+    def noted(self, *notes: str) -> StepResult:
+        return replace(self, notes=(*self.notes, *notes))
 
 
-@dataclass(frozen=True)
-class _Chunk:
-    job_id: str
-    function: Function
-    settings: Mapping[str, Any]
-    works: tuple[Work, ...]
+def work_of(line: Fields, field_name: str, data: Any = None) -> Work:
+    """The work for the file that a line names.
 
-
-def targets(content: Mapping[str, Fields], audio: str | os.PathLike) -> dict[str, Fields]:
-    """The lines of an audio manifest for those of a content manifest."""
-    lines = load_manifest(audio)
-    for audio_id, line in content.items():
-        if audio_id not in lines:
-            raise line.fail(f"audio_id {audio_id!r} has no line in {audio}; add it there or remove this line")
-    return {audio_id: lines[audio_id] for audio_id in content}
-
-
-def work_of(line: Fields, field_name: str, data: Any = None) -> Work | LeaveOut:
-    """The work for the file that a line names; a reason to leave the line out if the file is not there."""
+    Raises:
+        LeaveOut: the file is not there.
+    """
     try:
         location = line.file(field_name)
-    except UserError as error:
-        return LeaveOut("missing_file", str(error))
-    return Work(line.audio_id(), str(type(location)(location.path.absolute(), location.member)), data)
+        stamp = tuple(location.stamp())
+    except (UserError, OSError) as error:
+        raise LeaveOut("missing_file", str(error)) from None
+    return Work(line.audio_id(), str(type(location)(location.path.absolute(), location.member)), data, stamp)
 
 
-def run_manifest_step(
+@contextmanager
+def run_step_on(
     step: ManifestStep,
-    content: Mapping[str, Fields],
-    works: Mapping[str, Work | LeaveOut],
+    pair: ManifestPair,
     options: Options,
-    finish: Callable[[dict[str, Record]], None] | None = None,
-) -> StepResult:
-    """Run ``step`` on ``works`` and write the lines of ``content`` with the fields it gives.
-
-    Paths in the lines stay right if the output lies in another folder.
+    plan: Plan,
+    check: Callable[[Fields], object] | None = None,
+) -> Iterator[StepRun]:
+    """Do a step's work on all lines; :meth:`StepRun.write` writes the outputs.
 
     Args:
         step: what is computed.
-        content: the lines.
-        works: for each line what is to be done, or why nothing can be.
+        pair: the lines.
         options: output, workers …
-        finish: may change the new fields, by ``audio_id``, when all are there.
+        plan: what is to be done for each line.
+        check: raises ``UserError`` for a line that makes the whole manifest one of another kind, before any work.
 
     Raises:
-        UserError: too many lines left out (the reasons are written, no output).
+        UserError: another run writes the output, or one would be replaced unasked.
     """
+    targets = pair.targets_output(options.output, options.overwrite)
     folder = options.work_folder(step.name)
-    with locked(folder.with_suffix(".lock")):
-        ready = [work for work in works.values() if isinstance(work, Work)]
-        records = finish_jobs(
-            _run_chunk,
-            _chunks(step, ready),
+    refusal = f"another run of {step.name} writes {options.output} at this moment; wait for it, or end it"
+    with locked(folder.with_suffix(".lock"), refusal=refusal):
+        if check is not None:
+            for line, _ in pair:
+                check(line)
+        folder.mkdir(parents=True, exist_ok=True)
+        digest = hashlib.sha256(json.dumps(step.settings, sort_keys=True).encode()).hexdigest()
+        write_json(folder / "settings.json", dict(step.settings))
+        results = finish_items(
+            _Worker(step.open, step.batch, str((folder / "settings.json").absolute()), digest),
+            _planned(pair, plan),
             folder,
+            made_from=(step.name, step.version, digest),
+            chunk_items=step.chunk_items,
             description=step.description,
             workers=options.num_workers,
             progress=options.progress,
-            size=lambda chunk: len(chunk.works),
+            total=len(pair),
         )
-        results = _results(works, records)
-        left_out = [
-            {"audio_id": audio_id, "kind": result["left_out"][0], "reason": result["left_out"][1]}
-            for audio_id, result in results.items()
-            if "left_out" in result
-        ]
-        kept = len(content) - len(left_out)
-        reasons = _write_left_out(
-            options.output.with_name(f"{options.output.stem}.{step.name}.left_out.jsonl"), left_out
-        )
-        if len(left_out) > options.max_left_out * len(content) or kept == 0:
-            raise UserError(
-                f"{len(left_out)} of {len(content)} lines would be left out, reasons in {reasons}; the first, "
-                f"{left_out[0]['audio_id']}: {left_out[0]['reason']}. Mend them, or allow more with --max-left-out"
-            )
-        fields = {audio_id: result["fields"] for audio_id, result in results.items() if "fields" in result}
-        if finish is not None:
-            finish(fields)
-        new = options.output.parent
-        write_jsonl(options.output, (_changed(content[i], added, new) for i, added in fields.items()))
-        shutil.rmtree(folder, ignore_errors=True)
-    return StepResult(options.output, kept, Counter(entry["kind"] for entry in left_out), reasons)
+        yield StepRun(step, pair, options, results, targets)
 
 
-def _changed(line: Fields, fields: Record, folder: Path) -> Record:
-    changed = {**rebased(line.record, line.path.parent, folder), **fields}
-    return {name: value for name, value in changed.items() if value is not None}
-
-
-def rebased(line: Record, old: Path, new: Path) -> Record:
-    """A line whose relative paths are read from the folder ``new`` instead of ``old``."""
-    if old.absolute() == new.absolute():
-        return dict(line)
-    moved = dict(line)
-    for name in PATH_FIELDS:
-        if isinstance(value := line.get(name), str) and value:
-            location = parse_location(value, old.absolute())
-            if not os.path.isabs(value):
-                moved[name] = str(type(location)(Path(relative_path(location.path, new)), location.member))
-    return moved
-
-
-def relative_path(path: Path, folder: Path) -> str:
-    return Path(os.path.relpath(path.absolute(), folder.absolute())).as_posix()
-
-
-def _chunks(step: ManifestStep, works: Sequence[Work]) -> list[_Chunk]:
-    chunks = []
-    for begin in range(0, len(works), step.chunk_items):
-        some = tuple(works[begin : begin + step.chunk_items])
-        made_from = [
-            step.name,
-            step.version,
-            dict(step.settings),
-            [[w.audio_id, w.source, w.data, _stamp(w)] for w in some],
-        ]
-        digest = hashlib.sha256(json.dumps(made_from, ensure_ascii=False, sort_keys=True).encode()).hexdigest()
-        chunks.append(_Chunk(digest[:32], step.function, step.settings, some))
-    return chunks
-
-
-def _stamp(work: Work) -> list[int]:
-    return parse_location(work.source, None).stamp()
-
-
-def _run_chunk(chunk: _Chunk) -> Record:
-    results: list[Record] = []
-    for work in chunk.works:
+def _planned(pair: ManifestPair, plan: Plan) -> Iterator[Work | LeftOut]:
+    for line, target in pair:
         try:
-            results.append({"fields": chunk.function(work, chunk.settings)})
-        except LeaveOut as error:
-            results.append({"left_out": [error.kind, error.reason]})
-        except UserError as error:
-            results.append({"left_out": ["unusable", str(error)]})
-    return {"audio_ids": [work.audio_id for work in chunk.works], "results": results}
+            yield plan(line, target)
+        except LeaveOut as reason:
+            yield LeftOut(line.audio_id(), reason.kind, reason.reason)
 
 
-def _results(works: Mapping[str, Work | LeaveOut], records: Sequence[Path]) -> dict[str, Record]:
-    """The result of every line, in order."""
-    done: dict[str, Record] = {}
-    for path in records:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        done.update(zip(record["audio_ids"], record["results"], strict=True))
-    return {
-        audio_id: {"left_out": [work.kind, work.reason]} if isinstance(work, LeaveOut) else done[audio_id]
-        for audio_id, work in works.items()
-    }
+@dataclass(frozen=True)
+class _Worker:
+    """A step's function in a worker process; settings may be large, so only the place of their file is sent."""
+
+    open: Callable[[Any], Callable[[Any], Any]]
+    batch: bool
+    settings: str
+    digest: str
+
+    def __call__(self, works: Sequence[Work]) -> Any:
+        function = _opened(self)
+        return function(works) if self.batch else one_by_one(function, works)
 
 
-def _write_left_out(path: Path, entries: Sequence[Record]) -> Path | None:
-    if not entries:
-        path.unlink(missing_ok=True)
-        return None
-    return write_jsonl(path, entries)
+@functools.lru_cache(maxsize=1)
+def _opened(worker: _Worker) -> Callable[[Any], Any]:
+    return worker.open(json.loads(Path(worker.settings).read_text(encoding="utf-8")))
+
+
+@dataclass(frozen=True)
+class StepRun:
+    """Work that is done: ``results`` has one entry per line of ``pair``, ``targets`` is the manifest of targets."""
+
+    step: ManifestStep
+    pair: ManifestPair
+    options: Options
+    results: Results
+    targets: Any
+
+    def kept(self) -> Iterator[tuple[Fields, Record]]:
+        """The lines that can be used, with their new fields."""
+        for row, result in enumerate(self.results.items()):
+            if "record" in result:
+                yield self.pair.line(row), result["record"]
+
+    def write(self, finish: Callable[[Record, Record], Record] | None = None) -> StepResult:
+        """Write the lines with their new fields, and the targets of these lines; paths stay right in another folder.
+
+        Args:
+            finish: changes the new fields of a line, given the line as it reads in the output's folder.
+
+        Raises:
+            UserError: too many lines left out (the reasons are written, no output).
+        """
+        kept, counts, reasons = self._left_out()
+        total = len(self.pair)
+        if too_many_left_out(counts.total(), total, self.options.max_left_out):
+            kind, reason = next(result["left_out"] for result in self.results.items() if "left_out" in result)
+            first = self.pair.line(int(np.flatnonzero(~kept)[0])).audio_id()
+            raise UserError(
+                f"{counts.total()} of {total} lines would be left out, reasons in {reasons}; the first, {first}: "
+                f"{reason} ({kind}). Mend them, or allow more with --max-left-out"
+            )
+        output = self.options.output
+        notes = []
+
+        def lines() -> Iterator[Record]:
+            for line, fields in self.kept():
+                record = rebased(line.record, line.path.parent, output.parent)
+                fields = fields if finish is None else finish(record, fields)
+                record.update(fields)
+                for name in [name for name, value in fields.items() if value is None]:
+                    del record[name]
+                yield record
+            if self.targets is not None:  # they come first: the step is done when the lines are there
+                notes.append(self.targets.write(kept))
+
+        write_jsonl(output, lines())
+        if self.pair.passed_over is not None:
+            notes.append(f"{self.pair.passed_over} is no partner of {self.pair.content} and stays as it is")
+        shutil.rmtree(self.options.work_folder(self.step.name))
+        return StepResult(output, int(kept.sum()), counts, reasons, tuple(notes))
+
+    def _left_out(self) -> tuple[np.ndarray, Counter[str], Path | None]:
+        """Which lines are kept, how many are left out of each kind, and the file that was written of them."""
+        kept = np.ones(len(self.pair), bool)
+        counts: Counter[str] = Counter()
+        output = self.options.output
+        path = output.with_name(f"{output.stem}.{self.step.name}.left_out.jsonl")
+        # What was taken out of a manifest that was its own output stands nowhere else.
+        in_place = output.exists() and output.samefile(self.pair.content)
+        before = [record for _, record in read_jsonl(path)] if in_place and path.is_file() else []
+        earlier = [record for record in before if not self.pair.has(str(record.get("item")))]
+
+        def entries() -> Iterator[Record]:
+            yield from earlier
+            for row, result in enumerate(self.results.items()):
+                if "left_out" in result:
+                    kept[row] = False
+                    counts[result["left_out"][0]] += 1
+                    line = self.pair.line(row)
+                    entry = LeftOut(line.audio_id(), *result["left_out"]).record()
+                    yield {**entry, "line": line.line, "content": line.record}
+
+        write_jsonl(path, entries())
+        if not counts and not earlier:
+            path.unlink()
+        return kept, counts, path if counts else None

@@ -4,27 +4,19 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import numpy as np
 
-from unisono.data.manifest import Fields, load_manifest
-from unisono.data.prepare.jobs import Record
-from unisono.data.prepare.steps.engine import (
-    LeaveOut,
-    ManifestStep,
-    Options,
-    StepResult,
-    Work,
-    rebased,
-    relative_path,
-    run_manifest_step,
-    targets,
-    work_of,
-)
+from unisono.data.manifest import Fields, relative_path
+from unisono.data.prepare.jobs import LeaveOut, Record
+from unisono.data.prepare.steps.engine import ManifestStep, Options, StepResult, Work, run_step_on, work_of
+from unisono.data.prepare.steps.pair import ManifestPair
 from unisono.errors import UserError
 from unisono.features import f0, speaker, video
 from unisono.files import write_array
@@ -36,7 +28,7 @@ _MAX_F0_SAMPLE_RATE = 48_000
 
 def add_f0(
     content: str | os.PathLike,
-    audio: str | os.PathLike,
+    audio: str | os.PathLike | None,
     options: Options,
     *,
     rate_hz: float = 100.0,
@@ -48,7 +40,7 @@ def add_f0(
     """Write ``content`` with ``f0_hz`` and ``f0_rate_hz`` of its target recordings.
 
     Args:
-        content, audio: manifests.
+        content, audio: see :class:`ManifestPair`.
         options: output, workers …
         rate_hz, method, floor_hz, ceil_hz: see :func:`unisono.features.f0.estimate_f0`.
         folder: of the arrays; ``f0`` beside the output by default. A line without a voiced frame is left out.
@@ -60,16 +52,14 @@ def add_f0(
     f0.check_installed()
     settings = {"rate_hz": rate_hz, "method": method, "floor_hz": floor_hz, "ceil_hz": ceil_hz}
     settings |= _places(folder or options.output.parent / "f0", options)
-    lines = load_manifest(content)
-    works = {audio_id: work_of(line, "audio") for audio_id, line in targets(lines, audio).items()}
-    return run_manifest_step(
-        ManifestStep("f0", 1, "estimating F0", _f0_of, settings, chunk_items=8), lines, works, options
-    )
+    step = ManifestStep("f0", 1, "estimating F0", _f0_estimator, settings, chunk_items=8)
+    with run_step_on(step, ManifestPair(content, audio), options, _target_work) as run:
+        return run.write()
 
 
 def add_speaker_embeddings(
     content: str | os.PathLike,
-    audio: str | os.PathLike,
+    audio: str | os.PathLike | None,
     options: Options,
     *,
     encoder: str = speaker.STATISTICS,
@@ -79,11 +69,11 @@ def add_speaker_embeddings(
 ) -> StepResult:
     """Write ``content`` with ``speaker_embedding`` of its target recordings, and ``speaker_encoder``, the fingerprint.
 
-    Of a line with ``speaker_audio`` that recording is described, not the target. A line that had ``speaker`` has
-    ``speaker_name`` instead: a voice is given in one way.
+    A voice is given in one way: ``speaker`` becomes ``speaker_name``, and ``speaker_audio``, whose voice is then
+    described instead of the target's, becomes ``speaker_audio_file``.
 
     Args:
-        content, audio: manifests.
+        content, audio: see :class:`ManifestPair`.
         options: output, workers …; one worker where ``device`` is a GPU.
         encoder: see :func:`unisono.features.speaker.load_speaker_encoder`.
         device: of the encoder.
@@ -97,32 +87,29 @@ def add_speaker_embeddings(
     made_by = speaker.shared_speaker_encoder(encoder, device)
     folder = (folder or options.output.parent / "speaker").absolute()
     settings = {"encoder": encoder, "device": device, "fingerprint": made_by.fingerprint, **_places(folder, options)}
-    lines = load_manifest(content)
-    works = {audio_id: work_of(line, "audio") for audio_id, line in targets(lines, audio).items()}
-    for audio_id, line in lines.items():
-        if audio_id in works and line.record.get("speaker_audio") is not None:  # the reference, not the target
-            works[audio_id] = work_of(line, "speaker_audio")
-    if per_speaker:
-        for line in lines.values():
-            _speaker_name(line)
+    pair = ManifestPair(content, audio)
+    step = ManifestStep("speaker", 1, "hearing voices", _voice_describer, settings, chunk_items=8)
+    named = _speaker_name if per_speaker else None
+    with run_step_on(step, pair, options, _voice_work, check=named) as run:
+        shared = _share_by_speaker(run.kept(), settings) if per_speaker else {}
 
-    def finish(fields: dict[str, Record]) -> None:
-        if per_speaker:
-            _share_by_speaker(lines, settings, fields)
-        for audio_id in fields:
-            if lines[audio_id].record.get("speaker") is not None:
-                fields[audio_id] |= {"speaker": None, "speaker_name": lines[audio_id].text("speaker")}
-            if lines[audio_id].record.get("speaker_audio") is not None:
-                fields[audio_id] |= {"speaker_audio": None}
+        def finish(line: Record, fields: Record) -> Record:
+            fields = dict(fields)
+            for name, kept_as in (("speaker", "speaker_name"), ("speaker_audio", "speaker_audio_file")):
+                if line.get(name) is not None:
+                    fields |= {name: None, kept_as: line[name]}
+            if shared:
+                fields["speaker_embedding"] = shared[fields.get("speaker_name") or line["speaker_name"]]
+            return fields
 
-    step = ManifestStep("speaker", 1, "hearing voices", _voice_of, settings, chunk_items=8)
-    return run_manifest_step(step, lines, works, options, finish)
+        return run.write(finish)
 
 
 def add_video_features(
     content: str | os.PathLike,
     options: Options,
     *,
+    audio: str | os.PathLike | None = None,
     encoder: str = video.LUMINANCE,
     rate_hz: float = 25.0,
     device: str = "cpu",
@@ -134,6 +121,7 @@ def add_video_features(
 
     Args:
         content: manifest whose lines have ``video``.
+        audio: of the targets, if there are some; see :class:`ManifestPair`.
         options: output, workers …; one worker where ``device`` is a GPU.
         encoder: see :func:`unisono.features.video.load_video_encoder`.
         rate_hz: pictures per second.
@@ -148,17 +136,33 @@ def add_video_features(
     made_by = video.shared_video_encoder(encoder, device)
     settings = {"encoder": encoder, "device": device, "fingerprint": made_by.fingerprint, "rate_hz": rate_hz}
     settings |= _places(folder or options.output.parent / "video_features", options)
-    lines = load_manifest(content)
-    works = {audio_id: work_of(line, "video") for audio_id, line in lines.items()}
-    step = ManifestStep("video-features", 1, "watching videos", _pictures_of, settings, chunk_items=4)
+    step = ManifestStep("video-features", 1, "watching videos", _video_describer, settings, chunk_items=4)
+    with run_step_on(step, ManifestPair(content, audio, needs_targets=False), options, _video_work) as run:
+        return run.write(_with_video_file)
 
-    def finish(fields: dict[str, Record]) -> None:
-        for audio_id in fields:
-            line = lines[audio_id]
-            fields[audio_id] |= {"video": None, "video_file": rebased(line.record, line.path.parent, new)["video"]}
 
-    new = options.output.parent
-    return run_manifest_step(step, lines, works, options, finish)
+def _with_video_file(line: Record, fields: Record) -> Record:
+    return fields if line.get("video") is None else {**fields, "video": None, "video_file": line["video"]}
+
+
+# -- what is worked on ------------------------------------------------------------------------------------------------
+
+
+def _target_work(line: Fields, target: Fields | None) -> Work:
+    assert target is not None
+    return work_of(target, "audio")
+
+
+def _voice_work(line: Fields, target: Fields | None) -> Work:
+    for name in ("speaker_audio", "speaker_audio_file"):
+        if line.record.get(name) is not None:  # the reference, not the target
+            return work_of(line, name)
+    return _target_work(line, target)
+
+
+def _video_work(line: Fields, target: Fields | None) -> Work:
+    of_earlier_run = line.record.get("video") is None and line.record.get("video_file") is not None
+    return work_of(line, "video_file" if of_earlier_run else "video")
 
 
 def _places(folder: Path, options: Options) -> dict[str, str]:
@@ -172,7 +176,14 @@ def _saved(work: Work, settings: Mapping[str, Any], array: np.ndarray) -> str:
     return f"{settings['named']}/{work.audio_id}.npy"
 
 
-def _f0_of(work: Work, settings: Mapping[str, Any]) -> Record:
+# -- in the worker processes -------------------------------------------------------------------------------------------
+
+
+def _f0_estimator(settings: Mapping[str, Any]) -> Callable[[Work], Record]:
+    return partial(_f0_of, settings)
+
+
+def _f0_of(settings: Mapping[str, Any], work: Work) -> Record:
     location = parse_location(work.source, None)
     # At its own rate where WORLD can work with that, which spares most recordings the resampling.
     least = max(f0.MIN_SAMPLE_RATE, math.ceil(2 * settings["ceil_hz"]))
@@ -190,32 +201,22 @@ def _f0_of(work: Work, settings: Mapping[str, Any]) -> Record:
     return {"f0_hz": _saved(work, settings, contour), "f0_rate_hz": settings["rate_hz"]}
 
 
-def _voice_of(work: Work, settings: Mapping[str, Any]) -> Record:
+def _voice_describer(settings: Mapping[str, Any]) -> Callable[[Work], Record]:
     encoder = _same_encoder(speaker.shared_speaker_encoder(settings["encoder"], settings["device"]), settings)
+    return partial(_voice_of, settings, encoder)
+
+
+def _voice_of(settings: Mapping[str, Any], encoder: Any, work: Work) -> Record:
     vector = encoder(read_audio(parse_location(work.source, None), encoder.sample_rate))
     return {"speaker_embedding": _saved(work, settings, vector), "speaker_encoder": encoder.fingerprint}
 
 
-def _speaker_name(line: Fields) -> str:
-    return line.text("speaker_name") if line.record.get("speaker_name") is not None else line.text("speaker")
-
-
-def _share_by_speaker(lines: Mapping[str, Fields], settings: Mapping[str, Any], fields: dict[str, Record]) -> None:
-    """Replace the vector of each line by the mean over its speaker's."""
-    folder = Path(settings["folder"])
-    by_speaker: dict[str, list[str]] = {}
-    for audio_id in fields:
-        by_speaker.setdefault(_speaker_name(lines[audio_id]), []).append(audio_id)
-    for name, audio_ids in by_speaker.items():
-        vectors = [read_array(folder / f"{audio_id}.npy") for audio_id in audio_ids]
-        file = f"speaker={quote(name, safe='')}.npy"
-        write_array(folder / file, np.mean(vectors, axis=0))
-        for audio_id in audio_ids:
-            fields[audio_id]["speaker_embedding"] = f"{settings['named']}/{file}"
-
-
-def _pictures_of(work: Work, settings: Mapping[str, Any]) -> Record:
+def _video_describer(settings: Mapping[str, Any]) -> Callable[[Work], Record]:
     encoder = _same_encoder(video.shared_video_encoder(settings["encoder"], settings["device"]), settings)
+    return partial(_pictures_of, settings, encoder)
+
+
+def _pictures_of(settings: Mapping[str, Any], encoder: Any, work: Work) -> Record:
     features = video.video_features(parse_location(work.source, None), encoder, settings["rate_hz"])
     return {
         "video_features": _saved(work, settings, features),
@@ -227,3 +228,29 @@ def _pictures_of(work: Work, settings: Mapping[str, Any]) -> Record:
 def _same_encoder(encoder: Any, settings: Mapping[str, Any]) -> Any:
     assert encoder.fingerprint == settings["fingerprint"], "the encoder changed while the step ran"
     return encoder
+
+
+# -- voices of several recordings -------------------------------------------------------------------------------------
+
+
+def _speaker_name(line: Fields) -> str:
+    # ``speaker`` counts, as in what is written.
+    return line.text("speaker" if line.record.get("speaker") is not None else "speaker_name")
+
+
+def _share_by_speaker(kept: Iterable[tuple[Fields, Record]], settings: Mapping[str, Any]) -> dict[str, str]:
+    """Write the mean vector of each speaker; its path as lines name it, by speaker."""
+    folder = Path(settings["folder"])
+    sums: dict[str, np.ndarray] = {}
+    counts: Counter[str] = Counter()
+    for line, _ in kept:
+        name = _speaker_name(line)
+        vector = read_array(folder / f"{line.audio_id()}.npy").astype(np.float64)
+        sums[name] = sums[name] + vector if name in sums else vector
+        counts[name] += 1
+    paths = {}
+    for name, total in sums.items():
+        file = f"speaker={quote(name, safe='')}.npy"
+        write_array(folder / file, (total / counts[name]).astype(np.float32))
+        paths[name] = f"{settings['named']}/{file}"
+    return paths
