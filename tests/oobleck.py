@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -36,14 +35,13 @@ def lively(network: nn.Module, seed: int = 0) -> None:
             parameter.data = 0.1 * noise
 
 
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def saved(folder: Path) -> Path:
+    """The weights of one, in a file."""
     torch.manual_seed(0)
     network = OobleckAutoencoder(**SMALL, trainable=True)
     lively(network)
-    path = tmp_path_factory.mktemp("with a space") / "oobleck.safetensors"
-    save_file(network.state_dict(), path)
-    return path
+    save_file(network.state_dict(), folder / "oobleck.safetensors")
+    return folder / "oobleck.safetensors"
 
 
 def loaded(source: Path, **settings: Any) -> OobleckAutoencoder:

@@ -112,7 +112,7 @@ def test_the_wheel_holds_everything_that_is_read_at_run_time(tmp_path: Path) -> 
     for expected in ("configs/default.yaml", "evaluation/report.html.jinja", "evaluation/report.css"):
         assert f"unisono/{expected}" in names
     assert "unisono/evaluation/report.js" in names
-    assert any(name.startswith("unisono/data/prepare/tables/") and name.endswith(".json") for name in names)
+    assert any(name.startswith("unisono/data/prepare/debian/tables/") and name.endswith(".json") for name in names)
     strangers = [name for name in names if not name.startswith(("unisono/", f"unisono-{__version__}.dist-info/"))]
     assert not strangers and max(len(zipfile.ZipFile(wheel).read(name)) for name in names) < 1_000_000
 

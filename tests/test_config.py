@@ -54,6 +54,10 @@ def every_file() -> list[tuple[str, list[str]]]:
                 cases.append(("default", [f"+{group}@data_dict={name}", f"++val_dataloader.dataset.datasets=[{mine}]"]))
         elif group == "dataloader" and name == "streamed":
             continue  # it comes in with the example of its list
+        elif group == "model/discriminators":
+            cases.append(("default", ["model=vocoder", "experiment=vocoder", f"{group}={name}"]))
+        elif group == "model/autoencoder" and name != "log_mel":
+            continue  # they want weights, see below
         elif group == "model/content_encoder":
             continue  # composed by every model, at a package of the model's own
         elif group == "data":
@@ -74,6 +78,14 @@ def test_every_file_composes_and_passes_the_check(config_name: str, overrides: l
         cfg = hydra.compose(config_name, overrides=overrides)
     entry = ENTRY_POINTS.get(config_name, EVALUATION)
     assert [str(fault) for fault in check_config(cfg, entry, with_files=False)] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "setting"), [("log_mel_vocoder", "vocoder_weights"), ("oobleck", "weights"), ("codec", "pretrained")]
+)
+def test_an_autoencoder_without_its_weights_is_a_fault(name: str, setting: str) -> None:
+    with pytest.raises(UserError, match=r"has a fault:\n  model\.autoencoder: \w+: nowhere"):
+        composed(f"model/autoencoder={name}", f"model.autoencoder.{setting}=nowhere")
 
 
 def test_files_for_accelerate_say_that_they_are_not_hydras() -> None:

@@ -13,11 +13,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from oobleck import HOP, SMALL, lively, loaded, noise, weights  # noqa: F401
+from oobleck import HOP, SMALL, lively, loaded, noise, saved
 from unisono.config import compose
 from unisono.errors import UserError
 from unisono.models.autoencoder import OobleckAutoencoder
 from unisono.models.autoencoder.oobleck_layers import Snake, decoder_reach_frames, encoder_reach_samples
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return saved(tmp_path_factory.mktemp("with a space"))
 
 
 def test_the_default_is_the_published_24_khz_size() -> None:

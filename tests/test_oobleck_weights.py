@@ -14,10 +14,16 @@ from accelerate import init_empty_weights
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from oobleck import HOP, SMALL, lively, loaded, noise, weights  # noqa: F401
+from oobleck import HOP, SMALL, lively, loaded, noise, saved
 from unisono.errors import UserError
 from unisono.models.autoencoder import OobleckAutoencoder
 from unisono.models.autoencoder.oobleck_layers import decoder_reach_frames
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return saved(tmp_path_factory.mktemp("with a space"))
+
 
 # -- equal to what is published ---------------------------------------------------------------------------------------
 

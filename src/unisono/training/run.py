@@ -189,7 +189,10 @@ def use_feature_cache(folder: str, dtype: str, model: Any, loaders: Sequence[Any
     from unisono.data.datasets import ConcatDataset
     from unisono.data.feature_cache.attach import attach
     from unisono.data.feature_cache.demands import parts_of
+    from unisono.models.unified import UnifiedAudioModel
 
+    if not isinstance(model, UnifiedAudioModel):
+        raise UserError(f"feature_cache serves the unified model, not {type(model).__name__}; set it to null")
     for loader in loaders:
         dataset = getattr(loader, "dataset", None)
         if isinstance(dataset, ConcatDataset):
