@@ -207,4 +207,4 @@ def test_the_documented_way_from_recordings_to_training_holds_to_the_letter(tmp_
     kept, left_out = read(folder / "content.jsonl"), read(folder / "content.align.left_out.jsonl")
     assert "take 1" in [entry["item"] for entry in left_out] and len(kept) + len(left_out) == 24
     assert [line["audio_id"] for line in read(folder / "audio.left_out.jsonl")] == [one["item"] for one in left_out]
-    assert (place / "experiments/mine/model/model.safetensors").is_file()
+    assert (place / "experiments/mine_debug/model/model.safetensors").is_file()

@@ -317,3 +317,13 @@ def test_containers_that_hold_each_other_end_in_a_fault() -> None:
     cfg = OmegaConf.create({"a": {"b": "${c}"}, "c": {"d": "${a}"}})
     _, faults = resolve_all(cfg)
     assert faults and all("leads back to itself" in fault.message for fault in faults)
+
+
+def test_what_debug_says_and_an_own_configuration_overrules_is_told(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("defaults: [default, _self_]\nepoch_length: 1000\nexp_dir: experiments/mine\n")
+    overrides = ["debug=cpu", "++data_root=absent", "exp_dir=elsewhere"]
+    _, _, notes = compose_checked("mine", overrides, str(tmp_path), with_files=False)
+    (told,) = (note for note in notes if note.startswith("debug=cpu"))
+    assert "epoch_length=2" in told and "1000" in told
+    _, _, notes = compose_checked("mine", [*overrides, "epoch_length=2"], str(tmp_path), with_files=False)
+    assert not any(note.startswith("debug=cpu") for note in notes)

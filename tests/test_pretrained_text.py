@@ -114,3 +114,18 @@ def test_a_model_sees_the_same_texts_with_and_without_the_cache(
     other = frozen_text_model(save_text_encoder(tmp_path / "other", "bert"))
     with pytest.raises(UserError, match="have no texts"):
         attach([dataset], parts_of(other), tmp_path)
+
+
+def test_the_check_counts_a_frozen_encoder_without_its_weights(folder: Path) -> None:
+    from unisono.config import compose
+    from unisono.training.fake_step import model_without_weights
+
+    overrides = [
+        "model/content_encoder@model.content_encoders.text=pretrained_text",
+        f"model.content_encoders.text.pretrained='{folder}'",
+    ]
+    model = model_without_weights(compose("default", overrides).model)
+    encoder = model.content_encoders["text"]  # type: ignore[index]
+    assert all(parameter.is_meta for parameter in encoder.encoder.parameters())
+    real = PretrainedTextEncoder(8, str(folder))
+    assert real.fingerprint and not any(parameter.is_meta for parameter in real.parameters())

@@ -222,3 +222,29 @@ def overrides_without_effect(cfg: DictConfig, overrides: Sequence[str]) -> list[
         if not any(name == node or node.startswith(f"{name}.") for name in read):
             warnings.append(f"{override}: no chosen list of data sets points to ${{{node}}}, so this has no effect")
     return warnings
+
+
+def debug_without_effect(cfg: DictConfig, overrides: Sequence[str]) -> list[str]:
+    """Warnings about values of ``debug=NAME`` that the primary configuration, which comes after it, sets otherwise."""
+    names = [value for key, _, value in (override.partition("=") for override in overrides) if key == "debug"]
+    given = {override.lstrip("+~").partition("=")[0] for override in overrides}
+    warnings = []
+    for name in names:
+        path = config_dir() / "debug" / f"{name}.yaml"
+        for place, value in _leaves(OmegaConf.load(path)) if path.is_file() else ():
+            now = OmegaConf.select(cfg, place)
+            if place not in given and now != value:
+                warnings.append(
+                    f"debug={name} says {place}={value}, your configuration says {now} after it, which counts; give "
+                    f"{place}={value} on the command line"
+                )
+    return warnings
+
+
+def _leaves(node: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in node.items():
+        name = f"{place}.{key}" if place else str(key)
+        if isinstance(value, DictConfig):
+            yield from _leaves(value, name)
+        else:
+            yield name, value

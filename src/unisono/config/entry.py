@@ -118,7 +118,7 @@ def _checked(cfg: DictConfig, entry: EntryPoint) -> DictConfig:
     """The resolved config, if the pre-flight check finds nothing wrong."""
     from hydra.core.hydra_config import HydraConfig
 
-    from unisono.config.check import check_config, overrides_without_effect
+    from unisono.config.check import check_config, debug_without_effect, overrides_without_effect
     from unisono.config.data_rules import data_warnings
     from unisono.config.faults import ConfigError
 
@@ -128,7 +128,8 @@ def _checked(cfg: DictConfig, entry: EntryPoint) -> DictConfig:
         raise ConfigError(faults, primary_config(str(hydra_cfg.job.config_name), config_folder(hydra_cfg)))
     done = resolved(cfg)
     if is_main_process():
-        own = overrides_without_effect(cfg, list(hydra_cfg.overrides.task))
+        given = list(hydra_cfg.overrides.task)
+        own = [*overrides_without_effect(cfg, given), *debug_without_effect(cfg, given)]
         for message in [*own, *data_warnings(done)]:
             logger.warning(message)
     return done

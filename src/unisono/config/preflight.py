@@ -11,7 +11,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from unisono.config.check import check_config, overrides_without_effect
+from unisono.config.check import check_config, debug_without_effect, overrides_without_effect
 from unisono.config.data_rules import chosen_sets, data_warnings
 from unisono.config.entries import ENTRY_POINTS, EVALUATION, INFERENCE, TRAINING, EntryPoint
 from unisono.config.entry import primary_config, resolved
@@ -57,6 +57,7 @@ def compose_checked(
     done = resolved(cfg)
     plain: Any = OmegaConf.to_container(done)
     notes = unread_manifests(chosen_sets(plain, plain)) if with_files else []
+    notes += debug_without_effect(cfg, overrides)
     return done, entry, [*overrides_without_effect(cfg, overrides), *data_warnings(done), *notes]
 
 

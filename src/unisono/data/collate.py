@@ -165,8 +165,14 @@ class Collator:
         }
         sizes = {embedding.shape for embedding in embeddings.values()}
         if len(sizes) > 1:
-            found = ", ".join(f"{samples[row].audio_id} {tuple(e.shape)}" for row, e in list(embeddings.items())[:3])
-            raise UserError(f"speaker embeddings of one batch differ in size ({found}); make all with one encoder")
+            first = {tuple(embedding.shape): row for row, embedding in reversed(embeddings.items())}
+            found = ", ".join(
+                f"{samples[row].item_name or samples[row].audio_id} has {' x '.join(map(str, shape))} values"
+                for shape, row in sorted(first.items(), key=lambda item: item[1])
+            )
+            raise UserError(
+                f"speaker embeddings of one batch differ in size: {found}; make all with one encoder (unisono speaker)"
+            )
         if embeddings:
             table = torch.zeros(len(contents), *sizes.pop())
             for row, embedding in embeddings.items():

@@ -28,7 +28,7 @@ from unisono.data.kept_index import (
     manifest_stamps,
     with_new_stamps,
 )
-from unisono.data.manifest import Fields, parse_line, scan_lines
+from unisono.data.manifest import MAX_LINE_BYTES, Fields, parse_line, scan_lines, too_long_line
 from unisono.data.vocabulary import Vocabulary
 from unisono.errors import UserError
 from unisono.media.locations import Location
@@ -40,6 +40,7 @@ CACHED_FROM_ITEMS = 50_000
 
 _NONE = -1
 _LINE_BYTES = 4096
+_MOST_READ_BYTES = 2**24
 _AHEAD_LINES = 10_000
 """So far apart, in lines, an item's two lines may be for the second to be parsed once only."""
 
@@ -70,14 +71,25 @@ class ManifestFile:
         return {"path": self.path, "_opened": None}
 
     def fields(self, offset: int, line: int) -> Fields:
-        """The line that begins at byte ``offset``."""
+        """The line that begins at byte ``offset``.
+
+        Raises:
+            UserError: it is no JSON object, or longer than ``MAX_LINE_BYTES``.
+        """
         if self._opened is None or self._opened[0] != os.getpid():
             self._opened = (os.getpid(), os.open(self.path, os.O_RDONLY))
-        raw = b""
+        parts, length, size = [], 0, _LINE_BYTES
         # Not a memory map: a file that is cut off under it would end the process.
-        while b"\n" not in raw and (part := os.pread(self._opened[1], _LINE_BYTES, offset + len(raw))):
-            raw += part
-        return Fields(self.path, line, parse_line(f"{self.path}:{line}", raw.partition(b"\n")[0]))
+        while part := os.pread(self._opened[1], size, offset + length):
+            end = part.find(b"\n")
+            parts.append(part if end < 0 else part[:end])
+            length += len(parts[-1])
+            if length > MAX_LINE_BYTES:
+                raise too_long_line(f"{self.path}:{line}")
+            if end >= 0:
+                break
+            size = min(2 * size, _MOST_READ_BYTES)
+        return Fields(self.path, line, parse_line(f"{self.path}:{line}", b"".join(parts)))
 
     def __del__(self) -> None:
         if self._opened is not None and self._opened[0] == os.getpid():

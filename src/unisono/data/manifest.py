@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import codecs
 import json
-import math
 import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,10 @@ PATH_FIELDS = (
 
 _AUDIO_ID = re.compile(r"[^/\\\x00-\x1f]+")
 _MAX_ID_BYTES = 200  # file systems allow 255 for a name; an extension and a temporary suffix come on top
+MAX_LINE_BYTES = 64 * 2**20
+"""A longer line is no item, but a file that is no manifest, or one that lost its line ends."""
+LONGEST_S = 1e5
+"""More seconds than any recording, unit or note lasts; what is longer was written in another unit, or is damage."""
 
 
 def read_jsonl(path: str | os.PathLike) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -40,12 +45,18 @@ def read_jsonl(path: str | os.PathLike) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def scan_lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
-    """Yield ``(line number, offset in bytes, line)`` of what is not blank; a byte order mark is passed over."""
+    """Yield ``(line number, offset in bytes, line)`` of what is not blank; a byte order mark is passed over.
+
+    Raises:
+        UserError: there is no such file, or a line of it is longer than ``MAX_LINE_BYTES``.
+    """
     if not path.is_file():
         raise UserError(f"{path}: no such manifest; check the path, or build the data first (unisono prepare --help)")
     offset = 0
     with path.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
+        for number, line in enumerate(iter(partial(lines.readline, MAX_LINE_BYTES + 1), b""), 1):
+            if len(line) > MAX_LINE_BYTES:
+                raise too_long_line(f"{path}:{number}")
             begin, offset = offset, offset + len(line)
             if number == 1 and line.startswith(codecs.BOM_UTF8):
                 begin, line = begin + len(codecs.BOM_UTF8), line[len(codecs.BOM_UTF8) :]
@@ -53,15 +64,33 @@ def scan_lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
                 yield number, begin, line
 
 
+def too_long_line(where: str) -> UserError:
+    return UserError(
+        f"{where}: the line has more than {MAX_LINE_BYTES} bytes; is this file a manifest, and are its line ends there? "
+        "Each item must be one line"
+    )
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    record = dict(pairs)
+    if len(record) != len(pairs):
+        repeated = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"key {repeated!r} is there twice; keep one of them")
+    return record
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique_keys)
+
+
 def parse_line(where: str, line: bytes) -> dict[str, Any]:
     """One line as an object.
 
     Raises:
-        UserError: it is none; ``where`` (file:line) is named.
+        UserError: it is none, or has a key twice; ``where`` (file:line) is named.
     """
     try:
         text = line.decode("utf-8")
-        record = json.loads(text)
+        record = _DECODER.decode(text)
     except UnicodeDecodeError as error:
         raise UserError(f"{where}: not UTF-8 text ({error}); save the manifest as UTF-8") from None
     except json.JSONDecodeError as error:
@@ -181,12 +210,12 @@ class Fields:
     def durations(self, name: str, default: Any = ...) -> Any:
         return self.get(
             name,
-            "a non-empty list of seconds, none negative, not all zero",
+            f"a non-empty list of seconds, none negative, not all zero, at most {LONGEST_S:g} in all",
             lambda v: (
                 isinstance(v, list)
                 and bool(v)
-                and all(is_finite_number(d) and d >= 0 for d in v)
-                and 0 < sum(map(float, v)) < math.inf
+                and all(is_seconds(d) for d in v)
+                and 0 < sum(map(float, v)) <= LONGEST_S
             ),
             default,
         )
@@ -203,7 +232,9 @@ class Fields:
         return values
 
     def seconds(self, name: str, default: Any = ...) -> Any:
-        return self.positive(name, "a positive number of seconds", default)
+        return self.get(
+            name, f"a positive number of seconds, at most {LONGEST_S:g}", lambda v: is_seconds(v) and v > 0, default
+        )
 
     def positive(self, name: str, kind: str, default: Any = ...) -> Any:
         return self.get(name, kind, lambda v: is_finite_number(v) and v > 0, default)
@@ -244,6 +275,11 @@ def is_finite_number(value: Any) -> bool:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     return abs(value) <= sys.float_info.max
+
+
+def is_seconds(value: Any) -> bool:
+    """A time that something can last: 0 to ``LONGEST_S``."""
+    return is_finite_number(value) and 0 <= value <= LONGEST_S
 
 
 def load_manifest(path: str | os.PathLike) -> dict[str, Fields]:

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, BinaryIO, NamedTuple, Protocol
 
 import numpy as np
 import soundfile as sf
@@ -20,6 +20,7 @@ from unisono.errors import UserError
 from unisono.files import replaced_file
 from unisono.media import tolerances
 from unisono.media.locations import Location, hdf5_dataset
+from unisono.media.wholeness import check_container, check_joined_ogg
 from unisono.timing import seconds_to_samples
 
 AudioPath = str | os.PathLike | Location
@@ -57,7 +58,11 @@ class AudioReader(Protocol):
     tolerance_s: float
 
     def read(self, start: int, frames: int) -> np.ndarray:
-        """float32 ``(at most frames, channels)`` from frame ``start`` on; fewer at the end."""
+        """float32 ``(at most frames, channels)`` from frame ``start`` on; fewer at the end or before damage."""
+        ...
+
+    def check_all(self) -> None:
+        """Raise for damage that only a look at the whole file tells; for who reads all of it."""
         ...
 
 
@@ -80,8 +85,8 @@ def check_waveform(waveform: np.ndarray, where: str) -> None:
 
 
 class _SndfileReader:
-    def __init__(self, file: sf.SoundFile) -> None:
-        self.file = file
+    def __init__(self, file: sf.SoundFile, binary: BinaryIO, where: str) -> None:
+        self.file, self.binary, self.where = file, binary, where
         self.sample_rate, self.num_frames, self.num_channels = file.samplerate, file.frames, file.channels
         self.tolerance_s = tolerances.MP3_HEADER_S if file.format == "MP3" else tolerances.HEADER_S
 
@@ -89,6 +94,12 @@ class _SndfileReader:
         if start != self.file.tell():
             self.file.seek(min(start, self.num_frames))
         return self.file.read(frames, dtype="float32", always_2d=True)
+
+    def check_all(self) -> None:
+        if self.file.format == "OGG":
+            before = self.binary.tell()
+            check_joined_ogg(self.binary, self.where)
+            self.binary.seek(before)  # libsndfile itself may be reading from it
 
 
 class _ArrayReader:
@@ -99,7 +110,7 @@ class _ArrayReader:
     def __init__(self, location: Location) -> None:
         self.data = hdf5_dataset(location)
         rate = self.data.attrs.get("sample_rate")
-        if not isinstance(rate, int | float | np.number) or rate != int(rate):
+        if not isinstance(rate, int | float | np.integer | np.floating) or not np.isfinite(rate) or rate != int(rate):
             raise UserError(f"{location}: samples need an attribute sample_rate, whole Hz; it is {rate!r}")
         if self.data.dtype not in _SAMPLE_TYPES:
             raise UserError(f"{location}: samples are {self.data.dtype}; store int16, int32 or floats from -1 to 1")
@@ -117,6 +128,9 @@ class _ArrayReader:
         if part.dtype.kind == "i":
             return part.astype(np.float32) / float(np.iinfo(part.dtype).max + 1)
         return part.astype(np.float32)
+
+    def check_all(self) -> None:
+        pass  # HDF5 tells when it reads
 
 
 @contextmanager
@@ -144,7 +158,10 @@ def open_audio(source: AudioPath) -> Iterator[AudioReader]:
             return
         with file:
             check_sample_rate(file.samplerate, str(location))
-            yield _SndfileReader(file)
+            before = binary.tell()
+            check_container(binary, file.format, file.frames, file.samplerate, str(location))
+            binary.seek(before)  # libsndfile itself may be reading from it
+            yield _SndfileReader(file, binary, str(location))
 
 
 @contextmanager
@@ -154,8 +171,8 @@ def _open_with_ffmpeg(location: Location, binary: Any, error: Exception) -> Iter
         from unisono.media.av_audio import open_container
     except ImportError:
         remedy = "re-encode it as wav or flac, or read more formats with: pip install 'unisono[video]'"
-        raise UserError(f"{location}: not readable as audio ({error}); {remedy}") from error
-    with open_container(location, binary, str(error)) as reader:
+        raise UserError(f"{location}: not readable as audio ({_reason(error)}); {remedy}") from error
+    with open_container(location, binary, _reason(error)) as reader:
         check_sample_rate(reader.sample_rate, str(location))
         yield reader
 
@@ -187,6 +204,7 @@ def read_audio(
     where = str(source)
     with open_audio(source) as reader:
         if duration_s is None:
+            reader.check_all()
             data = _read(reader, 0, _EVERYTHING, where)
             check_waveform(data, where)
             _check_whole(where, reader, len(data))
@@ -242,10 +260,14 @@ def audio_blocks(reader: AudioReader, where: str) -> Iterator[np.ndarray]:
     Raises:
         UserError: damaged, cut off or empty.
     """
+    reader.check_all()
     position = 0
     while len(block := _read(reader, position, _BLOCK_FRAMES, where)):
         position += len(block)
         yield block
+        # Behind a hole a decoder would go on, and what is behind it would move to the front.
+        if len(block) < _BLOCK_FRAMES:
+            break
     if position == 0:
         raise UserError(f"{where}: the audio is empty (0 samples); remove the line or replace the file")
     _check_whole(where, reader, position)
@@ -263,7 +285,12 @@ def verify_audio_file(source: AudioPath) -> None:
 
 
 def _damaged(where: str, error: Exception) -> UserError:
-    return UserError(f"{where}: damaged audio ({error}); re-encode it as wav or flac")
+    return UserError(f"{where}: damaged audio ({_reason(error)}); re-encode it as wav or flac")
+
+
+def _reason(error: Exception) -> str:
+    """What libsndfile complains about, without the name of the file or of the object in memory."""
+    return error.error_string if isinstance(error, sf.LibsndfileError) else str(error)
 
 
 def _check_whole(where: str, reader: AudioReader, decoded: int) -> None:

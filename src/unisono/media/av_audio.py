@@ -17,6 +17,7 @@ from unisono.errors import UserError
 from unisono.media import tolerances
 from unisono.media.containers import refuse_text, zero_s
 from unisono.media.locations import Location
+from unisono.media.wholeness import check_raw_stream
 from unisono.timing import seconds_to_samples
 
 
@@ -55,6 +56,9 @@ class _FfmpegReader:
         self.rest = data[frames:]
         self.position = start + min(frames, len(data))
         return data[:frames]
+
+    def check_all(self) -> None:
+        pass  # FFmpeg tells what it knows when it decodes
 
     def _decoded(self, start: int) -> Iterator[np.ndarray]:
         """float32 ``(frames, channels)`` blocks from frame ``start`` on."""
@@ -97,10 +101,14 @@ def open_container(location: Location, binary: Any, complaint: str) -> Iterator[
     try:
         container = av.open(binary)
     except (av.FFmpegError, ValueError, OSError) as error:
+        said = getattr(error, "strerror", None) or error
         raise UserError(
-            f"{location}: not readable as audio (libsndfile: {complaint}; FFmpeg: {error}); re-encode it as wav or flac"
+            f"{location}: not readable as audio (libsndfile: {complaint}; FFmpeg: {said}); re-encode it as wav or flac"
         ) from error
     with container:
+        before = binary.tell()
+        check_raw_stream(binary, container.format.name, str(location))
+        binary.seek(before)  # FFmpeg is reading from it
         if not container.streams.audio:
             raise UserError(f"{location}: has no audio stream; give a recording")
         stream = container.streams.audio[0]

@@ -29,6 +29,7 @@ _SAFETENSORS = (".safetensors",)
 _COMPRESSED_TAR = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 _OPEN_ARCHIVES = 32
 _KNOWN_TARS = 4096
+_MAX_SOFT_LINKS = 16
 MAX_MEMBER_BYTES = 2 << 30
 
 
@@ -148,7 +149,10 @@ class StrictTarInfo(tarfile.TarInfo):
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> StrictTarInfo:
         try:
-            return super().frombuf(buf, encoding, errors)
+            header = super().frombuf(buf, encoding, errors)
+            if header.size < 0:
+                raise tarfile.TarError(f"member {header.name!r} has a size of {header.size} bytes")
+            return header
         except tarfile.HeaderError as error:
             if buf and not buf.strip(b"\0"):
                 raise  # the end mark
@@ -193,6 +197,8 @@ def _scan_tar(path: str, size: int, mtime_ns: int) -> _TarMembers:
             for info in archive:
                 archive.members = []  # type: ignore[attr-defined]  # or it remembers all it has read
                 last = f"member {info.name!r}"
+                if info.size < 0:  # a pax record may say so
+                    raise tarfile.TarError(f"a size of {info.size} bytes")
                 if not info.isreg() or info.issparse():
                     continue
                 name = os.path.normpath(info.name)
@@ -247,12 +253,30 @@ def _hdf5_get(location: Location) -> Any:
     import h5py
 
     try:
-        if isinstance(file.get(location.member, getlink=True), h5py.ExternalLink):
-            raise UserError(f"{location}: is a link to another file; name that one")
-        found = file.get(location.member)
+        found = _hdf5_follow(file, str(location.member), location, _MAX_SOFT_LINKS)
     except (KeyError, RuntimeError, OSError) as error:
         raise UserError(f"{location}: damaged HDF5 file ({error}); copy or make it again") from error
     return found if isinstance(found, h5py.Dataset) else None
+
+
+def _hdf5_follow(group: Any, name: str, location: Location, links_left: int) -> Any:
+    """What lies at ``name``, step by step, so that no link to another file is followed; None where there is nothing."""
+    import h5py
+
+    found = group.file["/"] if name.startswith("/") else group
+    for step in name.split("/"):
+        if step in ("", "."):
+            continue
+        if not isinstance(found, h5py.Group):
+            return None
+        link = found.get(step, getlink=True)
+        if isinstance(link, h5py.ExternalLink):
+            raise UserError(f"{location}: {step!r} is a link to another file; name that one")
+        if isinstance(link, h5py.SoftLink):
+            found = _hdf5_follow(found, link.path, location, links_left - 1) if links_left else None
+        else:
+            found = found.get(step)
+    return found
 
 
 def hdf5_dataset(location: Location) -> Any:
@@ -301,15 +325,25 @@ def read_array(source: str | os.PathLike | Location) -> np.ndarray:
             return _read_safetensors(location)
         if kind == ".npy":
             with location.open() as file:
-                return np.load(file, allow_pickle=False)
+                return _read_npy(file, location)
     except UserError:
         raise
-    except (ValueError, EOFError, OSError) as error:
-        hint = "it holds Python objects" if "allow_pickle" in str(error) else str(error)
+    except (ValueError, EOFError, OSError, MemoryError, RecursionError, SyntaxError, TypeError, KeyError) as error:
+        hint = str(error).split("\n")[0] or type(error).__name__
+        if "allow_pickle" in hint:
+            hint = "it holds Python objects"
         raise UserError(f"{location}: not readable as an array ({hint}); save numbers with numpy.save") from error
     raise UserError(
         f"{location}: arrays are .npy, .safetensors or HDF5 (file.h5::name), not {location.suffix or 'this'}"
     )
+
+
+def _read_npy(file: BinaryIO, location: Location) -> np.ndarray:
+    """``ValueError`` and its like for what is damaged."""
+    if file.read(6) != np.lib.format.MAGIC_PREFIX:
+        raise UserError(f"{location}: is no .npy file, whatever its name; save numbers with numpy.save")
+    file.seek(0)
+    return np.load(file, allow_pickle=False)
 
 
 def _safetensors_names(location: Location) -> list[str]:

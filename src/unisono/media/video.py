@@ -321,7 +321,8 @@ def _open(source: VideoSource) -> Iterator[_Video]:
             container = av.open(file)
         except (av.FFmpegError, ValueError, OSError) as error:
             raise UserError(
-                f"{where}: not readable as a video ({error}); re-encode it as mp4, or replace it"
+                f"{where}: not readable as a video ({getattr(error, 'strerror', None) or error}); "
+                "re-encode it as mp4, or replace it"
             ) from error
         with container:
             yield _Video(container, where)

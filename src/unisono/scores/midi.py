@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 from bisect import bisect_right
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -16,7 +16,7 @@ from unisono.errors import UserError
 from unisono.files import replaced_file
 from unisono.scores.pitch import note_name
 from unisono.scores.read import choose_voice
-from unisono.scores.score import Score, WrittenNote, understand_lyrics
+from unisono.scores.score import Score, WrittenNote, refuse_many, understand_lyrics
 from unisono.timing import seconds_to_index
 
 # Players hold a key a little into the next note.
@@ -62,6 +62,7 @@ def read_midi(data: bytes, place: str, voice: int | str | None, min_rest_s: floa
     pitched = [one for one in voices if one.channel != _PERCUSSION_CHANNEL] or voices
     chosen = pitched[choose_voice([(one.name, len(one.notes), len(one.lyrics)) for one in pitched], voice, place)]
     name = f"{place}, {chosen.name!r}"
+    refuse_many(len(chosen.notes), name)
     notes = _one_at_a_time(chosen, name, tempo)
     texts = _syllables(chosen, name, tempo, midi.ticks_per_beat)
     written = []
@@ -178,7 +179,7 @@ def _track_events(
     track: Any, place: str, tempo: _TempoMap, lyric_kind: str
 ) -> tuple[dict[int, list[tuple[int, int, int]]], list[tuple[int, str]], int]:
     """``(notes by channel, lyrics, last tick)`` of a track."""
-    sounding: dict[tuple[int, int], list[int]] = defaultdict(list)
+    sounding: dict[tuple[int, int], deque[int]] = defaultdict(deque)
     notes: dict[int, list[tuple[int, int, int]]] = defaultdict(list)
     lyrics: list[tuple[int, str]] = []
     tick = 0
@@ -189,7 +190,7 @@ def _track_events(
         elif message.type == "note_on" and message.velocity > 0:
             sounding[message.channel, message.note].append(tick)
         elif message.type in ("note_on", "note_off") and sounding[message.channel, message.note]:
-            start = sounding[message.channel, message.note].pop(0)
+            start = sounding[message.channel, message.note].popleft()
             if tick == start:
                 raise UserError(
                     f"{place}: {note_name(message.note)} at {tempo.seconds(start):.2f} s has no length; remove it"

@@ -11,18 +11,21 @@ import io
 import warnings
 import xml.etree.ElementTree as ElementTree
 import zipfile
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import PurePosixPath
 from typing import Any
 
 from unisono.errors import UserError
 from unisono.scores.read import MAX_FILE_BYTES, choose_voice
-from unisono.scores.score import Score, WrittenNote, understand_lyrics
+from unisono.scores.score import MAX_NOTES, Score, WrittenNote, refuse_many, understand_lyrics
 
 _DEFAULT_TEMPO_BPM = 120.0
 _MAX_REPEATS = 20
+_MAX_NOTES_OF_ALL = 5 * MAX_NOTES  # voices that are not sung included; music21 takes a second for some 1000
 # music21 works through numbers like these one by one: a bar of 99999999 beats takes it for ever.
 _LARGEST = {
     "beats": 128, "beat-type": 128, "fifths": 15, "octave": 10, "alter": 6, "chromatic": 60, "diatonic": 60,
@@ -57,6 +60,7 @@ def read_musicxml(data: bytes, place: str, voice: int | str | None, verse: int, 
     labels = [(name, sum(not e.element.isRest for e in events), _num_lyrics(events)) for name, events in voices]
     label, events = voices[choose_voice(labels, voice, place)]
     name = f"{place}, {label!r}"
+    refuse_many(sum(not event.element.isRest for event in events), name)
     written, more_remarks = _written(events, name, verse, seconds)
     remarks += more_remarks + sorted({f"music21: {warning.message}" for warning in caught})
     if not written:
@@ -127,6 +131,7 @@ def _import(root: ElementTree.Element, place: str) -> Any:
     if root.tag != "score-partwise":
         raise UserError(f"{place} is XML of the kind {root.tag!r}, not MusicXML (score-partwise)")
     _check_numbers(root, place)
+    refuse_many(sum(1 for _ in root.iter("note")), place, _MAX_NOTES_OF_ALL)
     importer = MusicXMLImporter()
     stream = importer.stream
     try:
@@ -228,14 +233,13 @@ def _tempo(stream: Any) -> tuple[Any, list[str]]:
     if not any(mark.getQuarterBPM() and mark.offset == 0 for mark in marks):
         remarks.append(f"no tempo at the beginning; taken as {_DEFAULT_TEMPO_BPM:g} quarter notes a minute")
     starts = sorted(changes)
+    elapsed_s = [0.0]
+    for start, end in pairwise(starts):
+        elapsed_s.append(elapsed_s[-1] + (end - start) * changes[start])
 
     def seconds(quarters: float) -> float:
-        elapsed_s = 0.0
-        for start, end in zip(starts, [*starts[1:], float("inf")], strict=True):
-            if quarters <= start:
-                break
-            elapsed_s += (min(quarters, end) - start) * changes[start]
-        return elapsed_s
+        index = max(bisect_right(starts, quarters) - 1, 0)
+        return elapsed_s[index] + (quarters - starts[index]) * changes[starts[index]]
 
     return seconds, list(dict.fromkeys(remarks))
 

@@ -9,6 +9,8 @@ from unisono.errors import UserError
 from unisono.scores.score import Score
 
 MAX_FILE_BYTES = 32 * 2**20
+MAX_MIDI_BYTES = 2 * 2**20
+"""MIDI has a few bytes for a note; a second of reading for each MB."""
 
 
 def read_score(
@@ -37,12 +39,18 @@ def read_score(
         notes are left out and counted in ``remarks``.
 
     Raises:
-        UserError: unreadable file, several voices to choose from, two notes at once in a voice.
+        UserError: unreadable file, one longer than any score, several voices to choose from, two notes at once in a
+            voice.
     """
     data, place = _bytes(source, name)
     if data[:4] == b"MThd":
         from unisono.scores.midi import read_midi
 
+        if len(data) > MAX_MIDI_BYTES:
+            raise UserError(
+                f"{place} is a MIDI file of {len(data)} bytes; a score has at most {MAX_MIDI_BYTES}: export the melody "
+                "alone, or in parts"
+            )
         return read_midi(data, place, voice, min_rest_s)
     if data[:4] == b"PK\x03\x04" or data[:256].lstrip(b"\xef\xbb\xbf\xff\xfe\0 \t\r\n").startswith(b"<"):
         from unisono.scores.musicxml import read_musicxml
@@ -82,7 +90,15 @@ def _bytes(source: str | os.PathLike | bytes, name: str | None) -> tuple[bytes, 
         except OSError as error:
             raise UserError(f"{place}: the score cannot be read ({error.strerror}); check the path") from error
         if size > MAX_FILE_BYTES:
-            raise UserError(f"{place} has {size} bytes; a score has at most {MAX_FILE_BYTES}")
+            raise _too_long(place)
+    if len(data) > MAX_FILE_BYTES:
+        raise _too_long(place)
     if not data:
         raise UserError(f"{place} is empty; export the score again")
     return data, place
+
+
+def _too_long(place: str) -> UserError:
+    return UserError(
+        f"{place} has more than {MAX_FILE_BYTES} bytes, and no score is that long; export the melody alone"
+    )

@@ -13,6 +13,10 @@ from unisono.scores.pitch import note_name, note_number
 MELISMA_SIGNS = frozenset({"+", "-", "_", "~", "ー"})
 # Notes of a voice that touch within this are rounded in their files, not apart.
 _ROUNDING_S = 1e-6
+MAX_NOTES = 20_000
+"""Of a voice: that of a whole opera has fewer."""
+_LONGEST_S = 86_400.0
+_LONGEST_LYRIC = 1000
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,9 @@ class Score:
         return "".join(f"{n.lyric}{'' if n.continues else ' '}" for n in self.notes if n.lyric is not None).strip()
 
     def __post_init__(self) -> None:
+        refuse_many(len(self.notes), self.name)
+        if not self.duration_s <= _LONGEST_S:
+            raise UserError(f"{self.name} lasts {self.duration_s:g} s; a score lasts at most {_LONGEST_S:g} s")
         end_s, before = 0.0, "the beginning"
         for note in self.notes:
             if not (math.isfinite(note.start_s) and math.isfinite(note.duration_s) and note.duration_s > 0):
@@ -73,6 +80,10 @@ class Score:
                     f"{self.name}: note {note} begins before {before} ends at {end_s:.2f} s; a voice sings one note at "
                     "a time"
                 )
+            if note.lyric is not None and len(note.lyric) > _LONGEST_LYRIC:
+                raise UserError(
+                    f"{self.name}: note {note} has a lyric of {len(note.lyric)} characters; a note has one syllable"
+                )
             if note_number(note.pitch, self.name) == 0:
                 raise UserError(f"{self.name}: the note at {note.start_s:.2f} s has pitch 0; leave rests out")
             end_s, before = note.end_s, str(note)
@@ -81,6 +92,12 @@ class Score:
                 f"{self.name}: {len(self.notes)} notes up to {end_s:.2f} s in a score of {self.duration_s:.2f} s; a "
                 "score needs notes and must hold them"
             )
+
+
+def refuse_many(notes: int, name: str, limit: int = MAX_NOTES) -> None:
+    """Raise for more notes than anybody sings; to be asked before anything slow is done with them."""
+    if notes > limit:
+        raise UserError(f"{name} has {notes} notes, and at most {limit} are read; split the score into parts")
 
 
 @dataclass(frozen=True)
@@ -102,6 +119,7 @@ def understand_lyrics(written: Sequence[WrittenNote], min_rest_s: float) -> tupl
     syllables of a word. A gap shorter than ``min_rest_s`` is no rest: the note before is made longer.
     """
     notes: list[ScoreNote] = []
+    sung: int | None = None  # the last note with a lyric
     for item in written:
         if notes and 0 < item.start_s - notes[-1].end_s < min_rest_s:
             notes[-1] = replace(notes[-1], duration_s=item.start_s - notes[-1].start_s)
@@ -111,21 +129,16 @@ def understand_lyrics(written: Sequence[WrittenNote], min_rest_s: float) -> tupl
         if text in MELISMA_SIGNS:
             note = replace(note, slur=True)
         elif text:
-            if text.startswith("-"):
-                _let_word_continue(notes)
+            if text.startswith("-") and sung is not None:
+                notes[sung] = replace(notes[sung], continues=True)
             lyric = text.strip("-_ ")
             note = replace(note, lyric=lyric or None, continues=item.continues or text.rstrip("_").endswith("-"))
         elif follows and (notes[-1].lyric is not None or notes[-1].slur):
             note = replace(note, slur=True)
+        if note.lyric is not None:
+            sung = len(notes)
         notes.append(note)
     return tuple(notes)
-
-
-def _let_word_continue(notes: list[ScoreNote]) -> None:
-    for index in range(len(notes) - 1, -1, -1):
-        if notes[index].lyric is not None:
-            notes[index] = replace(notes[index], continues=True)
-            return
 
 
 def parse_score(text: str, name: str = "score") -> Score:

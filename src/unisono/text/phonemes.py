@@ -87,3 +87,9 @@ def to_arpabet_inventory(symbols: Sequence[str], where: str) -> list[str]:
     """Symbols of :data:`PHONEMES` in the 39 of :data:`ARPABET_TO_IPA` and silence; some become two."""
     check_phonemes(symbols, where)
     return [part for symbol in symbols for part in _TO_ARPABET_INVENTORY.get(symbol, symbol).split()]
+
+
+def vocabulary_with(symbols: Sequence[str]) -> str:
+    """The override of a configuration that adds symbols to the default vocabulary."""
+    quoted = ",".join(f'"{symbol}"' for symbol in symbols)
+    return f"phonemes='${{phoneme_inventory:{quoted}}}'"

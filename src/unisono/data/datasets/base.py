@@ -33,6 +33,8 @@ from unisono.types import Content, PhonemeContent, PitchContent, Sample, ScoreCo
 LONGEST_WHOLE_S = 600.0
 """A longer recording is read in crops, or left out, or refused: nobody trains on an hour at once unknowingly."""
 
+_ROUNDING_S = 1e-9
+
 Symbols = PhonemeContent | ScoreContent | PitchContent
 
 
@@ -72,9 +74,10 @@ class AudioGenerationDataset(Dataset[Sample], ABC):
         audio: path of ``audio.jsonl``; None at inference, when there are no targets.
         sample_rate: Hz to which all audio is brought.
         hop_samples: samples per latent frame; crops begin at whole frames.
-        max_samples: use only the first so many items.
+        max_samples: use only the first so many items, at least one.
         max_duration_s: items whose target is longer are left out; ``num_left_out`` says how many.
-        crop_s: show a random part of at most this length, content and audio alike; None shows items whole.
+        crop_s: show a random part of at most this length, content and audio alike, at least one latent frame; None
+            shows items whole.
         split: use only lines whose field ``split`` is this one.
         weight: how often these items are drawn relative to those of the task's other data sets.
         check_files: look for every file, and into the header of each recording, when the data set is made. Not for
@@ -115,6 +118,10 @@ class AudioGenerationDataset(Dataset[Sample], ABC):
         for name, limit in (("crop_s", crop_s), ("max_duration_s", max_duration_s), ("weight", weight)):
             if limit is not None and not limit > 0:
                 raise UserError(f"{content}: {name} is {limit}; it must be above 0, or null")
+        if crop_s is not None and crop_s < self.frame_s - _ROUNDING_S:
+            raise UserError(f"{content}: crop_s is {crop_s}; it must be at least a latent frame, {self.frame_s:g} s")
+        if max_samples is not None and not max_samples >= 1:
+            raise UserError(f"{content}: max_samples is {max_samples}; it must be 1 or more, or null for all items")
         self.latents: CachedLatents | None = None
         self.captions: CachedTexts | None = None
         self.instructions: CachedTexts | None = None
@@ -174,6 +181,11 @@ class AudioGenerationDataset(Dataset[Sample], ABC):
     # -- lines --------------------------------------------------------------------------------------------------------
 
     @property
+    def frame_s(self) -> float:
+        """Seconds of a latent frame."""
+        return 1.0 / self.latent_rate_hz
+
+    @property
     def has_targets(self) -> bool:
         return self.audio_file is not None
 
@@ -216,9 +228,24 @@ class AudioGenerationDataset(Dataset[Sample], ABC):
         duration_s = 0.0
         if target is not None:
             duration_s = self.recording_s(target, "audio")
+        self._check_labels(line, target)
         line.text("instruction", None)
         self.check(line, duration_s if target is not None else None)
         return duration_s
+
+    @staticmethod
+    def _check_labels(line: Fields, target: Fields | None) -> None:
+        """Fields that either line may have."""
+        split = line.text("split", None)
+        line.text("license", None)
+        if target is None:
+            return
+        targets_split = target.text("split", None)
+        target.text("license", None)
+        if split is not None and targets_split is not None and split != targets_split:
+            raise line.fail(
+                f"field 'split' is {split!r}, but {targets_split!r} in {target.where}; make them agree or keep one"
+            )
 
     def recording_s(self, line: Fields, field: str) -> float:
         """Length of the recording that a field names: the line's ``duration_s``, checked against the header."""
@@ -345,9 +372,8 @@ class AudioGenerationDataset(Dataset[Sample], ABC):
 
     def draw_window(self, line: Fields, whole_s: float, crop_s: float, rng: np.random.Generator) -> Window:
         """Where to crop: any whole latent frame, unless the content's units allow only some places."""
-        frame_s = 1.0 / self.latent_rate_hz
         starts = frames_within(whole_s - crop_s, self.latent_rate_hz) + 1
-        return Window(int(rng.integers(starts)) * frame_s, crop_s)
+        return Window(int(rng.integers(starts)) * self.frame_s, crop_s)
 
     def read(self, line: Fields, field: str, window: Window | None = None) -> Tensor:
         """A field's recording, or the part of it in ``window``, float32 ``(S,)``."""

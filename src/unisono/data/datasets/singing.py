@@ -9,7 +9,7 @@ import torch
 
 from unisono.data.datasets.base import Target
 from unisono.data.datasets.units import UnitDataset, numbers_of, seconds_of
-from unisono.data.manifest import Fields, is_finite_number
+from unisono.data.manifest import LONGEST_S, Fields, is_finite_number, is_seconds
 from unisono.errors import UserError
 from unisono.media import tolerances
 from unisono.media.locations import Location
@@ -45,7 +45,7 @@ class SingingVoiceSynthesisDataset(UnitDataset):
         phonemes = line.symbols("phonemes")
         count = len(phonemes)
         notes = line.per_unit("notes", "MIDI numbers or note names such as 'C4', 'rest' or 0", _is_note, count)
-        seconds = line.per_unit("note_durations_s", "seconds", lambda v: is_finite_number(v) and v >= 0, count)
+        seconds = line.per_unit("note_durations_s", f"seconds from 0 to {LONGEST_S:g}", is_seconds, count)
         slurs = line.per_unit("slurs", "0 or 1", lambda v: v in (0, 1), count)
         return ScoreContent(
             phonemes=tuple(phonemes),
@@ -95,11 +95,12 @@ def _note(line: Fields, value: Any) -> float:
 
 def _from_score(line: Fields) -> ScoreContent:
     from unisono.scores import score_file_units
+    from unisono.scores.read import MAX_FILE_BYTES
 
     location = line.location("score")
     try:
         with location.open() as file:
-            data = file.read()
+            data = file.read(MAX_FILE_BYTES + 1)  # one more: what is too long is refused, not cut
         units = score_file_units(data, str(location), line.text("language", None) or "en-us")
     except UserError as error:
         raise line.fail(f"field 'score': {location}: {error}") from error

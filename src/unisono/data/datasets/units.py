@@ -75,6 +75,13 @@ class UnitDataset(AudioGenerationDataset):
                 f"field 'durations_s' sums to {sum(durations):.3f} s, but the recording lasts {duration_s:.3f} s; "
                 f"they must agree within {tolerances.LENGTH_S} s (silence is a unit too)"
             )
+        left_out = duration_s is not None and self.max_duration_s is not None and duration_s > self.max_duration_s
+        if duration_s is not None and self.crop_s is not None and duration_s > self.crop_s and not left_out:
+            self._crops(line, self.crop_s)
+
+    def check_options(self) -> list[Any]:
+        crops = [] if self.crop_s is None else [self.crop_s, self.max_duration_s, self.frame_s]
+        return [*super().check_options(), *crops]
 
     def check_voice(self, line: Fields) -> None:
         line.any_text("text")
@@ -118,16 +125,30 @@ class UnitDataset(AudioGenerationDataset):
 
     def draw_window(self, line: Fields, whole_s: float, crop_s: float, rng: np.random.Generator) -> UnitWindow:
         """Whole units, as many as fit, from a unit drawn among those that leave no later one unseen."""
+        edges_s, starts, ends = self._crops(line, crop_s)
+        first = int(starts[rng.integers(len(starts))])
+        end = int(ends[first])
+        return UnitWindow(float(edges_s[first]), float(edges_s[end] - edges_s[first]), first, end)
+
+    def _crops(self, line: Fields, crop_s: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Edges of the units in seconds ``(U + 1,)``; units that crops may begin with; crops' ends from each, ``(U,)``.
+
+        A crop lasts at least a latent frame: units without length alone are no sound.
+
+        Raises:
+            UserError: nothing that fits lasts so long.
+        """
         edges_s = np.concatenate([[0.0], np.cumsum(np.asarray(line.record["durations_s"], dtype=np.float64))])
         ends = np.searchsorted(edges_s, edges_s[:-1] + crop_s + 1e-9, side="right") - 1
         reaches_end = ends == len(edges_s) - 1
         last = int(np.argmax(reaches_end)) if reaches_end.any() else len(ends) - 1
-        starts = np.flatnonzero(ends[: last + 1] > np.arange(last + 1))
+        starts = np.flatnonzero(edges_s[ends[: last + 1]] - edges_s[: last + 1] >= self.frame_s - 1e-6)
         if not len(starts):
-            raise line.fail(f"no unit is as short as crop_s ({crop_s} s); raise crop_s")
-        first = int(starts[rng.integers(len(starts))])
-        end = int(ends[first])
-        return UnitWindow(float(edges_s[first]), float(edges_s[end] - edges_s[first]), first, end)
+            raise line.fail(
+                f"no unit is as short as crop_s ({crop_s} s) and lasts at least a latent frame ({self.frame_s:g} s), "
+                "nor do several together; raise crop_s"
+            )
+        return edges_s, starts, ends
 
     def units_of(self, target: Target) -> slice:
         """Which of an item's units it shows."""
@@ -145,7 +166,7 @@ def seconds_of(line: Fields, name: str, units: slice) -> Tensor | None:
 
 
 def numbers_of(line: Fields, field: str, dims: int) -> np.ndarray:
-    """A field's array as float32 with ``dims`` dimensions, not empty, finite."""
+    """A field's array as float32 with ``dims`` dimensions, not empty, finite in that type."""
     location = line.location(field)
     try:
         values = read_array(location)
@@ -156,6 +177,10 @@ def numbers_of(line: Fields, field: str, dims: int) -> np.ndarray:
             f"field {field!r}: {location} has shape {values.shape} and type {values.dtype}; it must have {dims} "
             "dimensions, numbers, and not be empty"
         )
-    if not np.isfinite(values).all():
-        raise line.fail(f"field {field!r}: {location} holds NaN or infinite values; make it again")
-    return values.astype(np.float32)
+    with np.errstate(over="ignore"):
+        numbers = values.astype(np.float32)
+    if not np.isfinite(numbers).all():
+        raise line.fail(
+            f"field {field!r}: {location} holds NaN or infinite values, or such as float32 cannot hold; make it again"
+        )
+    return numbers

@@ -38,8 +38,13 @@ def align(
         ),
     ] = None,
     tolerance: Annotated[
-        float, typer.Option("--tolerance", min=1.01, help="How many times worse than usual a recording may fit.")
-    ] = 4.0,
+        float | None,
+        typer.Option(
+            "--tolerance",
+            min=1.01,
+            help="By phonemes: how many times worse than usual a recording may fit; default: 4.",
+        ),
+    ] = None,
     pronunciations: PronunciationsOption = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the choice of recordings to train on.")] = 0,
     max_training_s: Annotated[
@@ -66,14 +71,18 @@ def align(
     first = next(read_jsonl(content), (0, {}))[1]
     by = by or ("phonemes" if first.get("phonemes") is not None else "text")
     if by == "text":
-        if aligner is not None:
-            raise UserError("--aligner is for --by phonemes; texts are aligned by pocketsphinx")
+        for name, value in (("--aligner", aligner), ("--tolerance", tolerance)):
+            if value is not None:
+                raise UserError(
+                    f"{name} is for --by phonemes; texts are aligned by pocketsphinx. Where it leaves out "
+                    "recordings that are good, run `phonemize` first and align by phonemes"
+                )
         words = read_pronunciations(pronunciations) if pronunciations else {}
         typer.echo(align_texts(content, audio, options, pronunciations=words))
     elif by == "phonemes":
         if pronunciations is not None:
             raise UserError("--pronunciations is for --by text; the lines have their phonemes already")
-        limits = AlignerLimits(tolerance, tolerance)
+        limits = AlignerLimits() if tolerance is None else AlignerLimits(tolerance, tolerance)
         result = align_phonemes(
             content,
             audio,

@@ -12,7 +12,6 @@ from unisono.tasks import TASKS, get_task
 
 CONTENT, AUDIO = "content.jsonl", "audio.jsonl"
 SPLITS = ("train", "val", "test")
-_DEPTH = 3
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,8 @@ def find_manifests(paths: Sequence[Path], task: str | None = None) -> list[Manif
     found: dict[str, Manifests] = {}
     for path in paths:
         for content in _contents(path):
-            audio = content.with_name(AUDIO)
+            own = content.with_name(f"{content.stem}.{AUDIO}")  # what a step wrote with NAME.jsonl
+            audio = own if own.exists() else content.with_name(AUDIO)
             folder = task_folder(content)
             named = folder.name if folder is not None else default
             if named is None:
@@ -66,10 +66,14 @@ def _contents(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise UserError(f"{path}: no such file or folder; give folders with {CONTENT}, or such files")
-    for depth in range(_DEPTH + 1):
-        if contents := sorted(path.glob("*/" * depth + CONTENT), key=_order):
-            return contents
-    raise UserError(f"{path}: no {CONTENT} in it or in folders up to {_DEPTH} levels below; see docs/data_format.md")
+    contents = []
+    for folder, names, files in os.walk(path):
+        names[:] = [name for name in names if not name.startswith(".")]
+        if CONTENT in files:
+            contents.append(Path(folder) / CONTENT)
+    if not contents:
+        raise UserError(f"{path}: no {CONTENT} in it or below; see docs/data_format.md")
+    return sorted(contents, key=_order)
 
 
 def _order(content: Path) -> tuple:

@@ -11,7 +11,7 @@ from unisono.data.manifest import Fields
 from unisono.data.validate.audio_checks import Found
 from unisono.data.validate.limits import Limits
 from unisono.errors import UserError
-from unisono.text.phonemes import SILENCE, nearest_phonemes
+from unisono.text.phonemes import SILENCE, nearest_phonemes, vocabulary_with
 
 CAPTIONED = ("text_to_audio", "text_to_music")
 SUNG = ("singing_voice_synthesis", "singing_acoustic_modeling")
@@ -100,8 +100,8 @@ def unknown_symbols(symbols: Iterable[str], vocabulary: frozenset[str]) -> Itera
     more = f" and {len(unknown) - _MAX_SHOWN} more" if len(unknown) > _MAX_SHOWN else ""
     yield (
         "unknown_symbol",
-        f"field 'phonemes' has {', '.join(shown)}{more} outside the vocabulary; correct them, or give the vocabulary "
-        "that is meant with --vocabulary",
+        f"field 'phonemes' has {', '.join(shown)}{more} outside the vocabulary; correct them, or train with "
+        f"{vocabulary_with(sorted(unknown))} (and say --vocabulary or --config here)",
         " ".join(unknown),
     )
 

@@ -13,7 +13,7 @@ from unisono.data.prepare.jobs import LeaveOut, LeftOut, Record
 from unisono.data.prepare.steps.engine import ManifestStep, Options, StepResult, Work, run_step_on
 from unisono.data.prepare.steps.pair import ManifestPair
 from unisono.errors import UserError
-from unisono.text.phonemes import SILENCE
+from unisono.text.phonemes import PHONEMES, SILENCE, vocabulary_with
 from unisono.text.phonemize import Phonemizer, Transcription
 
 _SHOWN = 10
@@ -67,6 +67,8 @@ def add_phonemes(
 def _notes(symbols: set[str], guessed: Counter[str], untouched: int) -> Iterator[str]:
     if symbols:
         yield f"{len(symbols)} symbols: {' '.join((SILENCE, *sorted(symbols - {SILENCE})))}"
+        if more := sorted(symbols - set(PHONEMES)):
+            yield f"{len(more)} of them are not in the default vocabulary; train with {vocabulary_with(more)}"
     if untouched:
         yield f"{untouched} lines had phonemes or a score and stay as they were"
     if guessed:
