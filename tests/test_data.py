@@ -14,7 +14,7 @@ from toy import toy_collator, toy_dataset
 from unisono.data.collate import Collator
 from unisono.data.datasets import ConcatDataset, TextToSpeechDataset
 from unisono.data.loader import eval_dataloader, train_dataloader
-from unisono.data.manifest import write_jsonl
+from unisono.data.manifest import parse_line, write_jsonl
 from unisono.data.vocabulary import check_vocabulary
 from unisono.errors import UserError
 from unisono.tasks import TASKS as TASK_TABLE
@@ -81,6 +81,13 @@ def test_evaluation_loader_gives_each_item_once_longest_first(everything: Concat
     assert sorted(i for b in batches for i in b.audio_ids) == sorted(s.audio_id for s in everything)
     longest = [int(b.waveform_lengths.max()) for b in batches]
     assert longest == sorted(longest, reverse=True)
+
+
+@pytest.mark.parametrize("line", [b'{"a": "b", "c": 1, "c": 2}', b'{"a": {"c": 1, "c": 1}}', b'{"c": 1, "\\u0063": 1}'])
+def test_a_key_that_comes_twice_is_an_error(line: bytes) -> None:
+    with pytest.raises(UserError, match=r"f:1: not usable JSON \(key 'c' is there twice; keep one of them\)"):
+        parse_line("f:1", line)
+    assert parse_line("f:1", b'{"a": {"b": 1}, "b": 2}') == {"a": {"b": 1}, "b": 2}
 
 
 def test_limits_leave_out_items_and_say_how_many(toy_corpus: Path) -> None:

@@ -292,6 +292,73 @@ def test_weights_and_limits_are_checked(tmp_path: Path) -> None:
     for name in ("crop_s", "max_duration_s", "weight"):
         with pytest.raises(UserError, match=f"{name} is 0; it must be above 0"):
             make(tmp_path, "text_to_audio", **{name: 0})
+    with pytest.raises(UserError, match=r"crop_s is 1e-09; it must be at least a latent frame, 0\.02 s"):
+        make(tmp_path, "text_to_audio", crop_s=1e-9)
+    assert make(tmp_path, "text_to_audio", crop_s=0.02)[0].waveform.shape == (HOP,)
+    for number in (0, -1):
+        with pytest.raises(UserError, match=f"max_samples is {number}; it must be 1 or more"):
+            make(tmp_path, "text_to_audio", max_samples=number)
+
+
+def test_a_crop_is_never_of_units_without_length(tmp_path: Path) -> None:
+    for short_s in (0, 1e-5):
+        changes = {"durations_s": [short_s, short_s, 0.3, 1.7 - 3 * short_s, short_s]}
+        dataset = make(tmp_path, "text_to_speech", changes, crop_s=0.35)
+        for epoch in range(20):
+            sample = dataset.sample(0, epoch)
+            assert "b" in sample.content[0].phonemes and sample.waveform.shape[0] == pytest.approx(0.3 * RATE, abs=1)
+        with pytest.raises(UserError, match=r"content\.jsonl:1: no unit is as short as crop_s \(0\.2 s\)"):
+            make(tmp_path, "text_to_speech", changes, crop_s=0.2)
+        assert len(make(tmp_path, "text_to_speech", changes, crop_s=5.0)[0].content[0].phonemes) == 5
+
+
+def test_what_a_crop_has_no_room_for_may_be_left_out_for_its_length(tmp_path: Path) -> None:
+    make(tmp_path, "text_to_speech")
+    sf.write(tmp_path / "short.wav", clicks(0.5), RATE, "FLOAT")
+    line = {"phonemes": ["a"], "durations_s": [2.0]}
+    write_jsonl(
+        tmp_path / "content.jsonl", [{"audio_id": "0", **line}, {"audio_id": "1", **line, "durations_s": [0.5]}]
+    )
+    write_jsonl(
+        tmp_path / "audio.jsonl", [{"audio_id": "0", "audio": "target.wav"}, {"audio_id": "1", "audio": "short.wav"}]
+    )
+    paths = (tmp_path / "content.jsonl", tmp_path / "audio.jsonl")
+    with pytest.raises(UserError, match=r"content\.jsonl:1: no unit is as short"):
+        DATASETS["text_to_speech"](*paths, crop_s=1.0)
+    dataset = DATASETS["text_to_speech"](*paths, crop_s=1.0, max_duration_s=1.5)
+    assert len(dataset) == 1 and dataset.num_left_out == 1
+
+
+def test_both_lines_of_an_item_are_of_one_split(tmp_path: Path) -> None:
+    make(tmp_path, "text_to_audio")
+    paths = (tmp_path / "content.jsonl", tmp_path / "audio.jsonl")
+    line, target = {"audio_id": "a", "caption": "one"}, {"audio_id": "a", "audio": "target.wav"}
+    write_jsonl(paths[0], [{**line, "split": "train"}])
+    for same in ({"split": "train"}, {}, {"split": None}):
+        write_jsonl(paths[1], [{**target, **same}])
+        assert len(DATASETS["text_to_audio"](*paths, split="train")) == 1
+    write_jsonl(paths[1], [{**target, "split": "test"}])
+    for split in (None, "train"):
+        with pytest.raises(UserError, match=r"content\.jsonl:1: field 'split' is 'train', but 'test' in .*l:1; make"):
+            DATASETS["text_to_audio"](*paths, split=split)
+    write_jsonl(paths[1], [{**target, "license": 5}])
+    with pytest.raises(UserError, match=r"audio\.jsonl:1: field 'license' is 5; it must be a non-empty text"):
+        DATASETS["text_to_audio"](*paths)
+
+
+def test_voices_of_two_sizes_name_their_lines(tmp_path: Path) -> None:
+    samples = []
+    for size in (4, 7):
+        (tmp_path / str(size)).mkdir()
+        np.save(tmp_path / str(size) / "voice.npy", np.ones(size, dtype=np.float32))
+        samples.append(
+            make(tmp_path / str(size), "text_to_speech", {"speaker": None, "speaker_embedding": "voice.npy"})[0]
+        )
+    with pytest.raises(UserError) as caught:
+        Collator(PHONEMES)([samples[0], *samples])
+    for size in (4, 7):
+        assert f"{tmp_path / str(size) / 'content.jsonl'}:1 has {size} values" in str(caught.value)
+    assert "make all with one encoder" in str(caught.value)
 
 
 def test_hours_at_once_are_refused_and_read_in_crops(tmp_path: Path) -> None:
@@ -334,7 +401,11 @@ FAULTS = [
     ("singing_voice_synthesis", {"notes": [128] * 5}, "field 'notes' is [128"),
     ("singing_voice_synthesis", {"notes": None}, "field 'notes' is missing"),
     ("singing_voice_synthesis", {"note_durations_s": [-1] * 5}, "field 'note_durations_s' is [-1"),
+    ("singing_voice_synthesis", {"note_durations_s": [1e39] * 5}, "seconds from 0 to 100000"),
     ("singing_voice_synthesis", {"slurs": [2] * 5}, "field 'slurs' is [2"),
+    ("text_to_speech", {"durations_s": [1e39, 0, 0, 0, 0]}, "field 'durations_s' is [1e+39"),
+    ("text_to_audio", {"split": 3}, "field 'split' is 3; it must be a non-empty text"),
+    ("text_to_audio", {"license": 5}, "field 'license' is 5; it must be a non-empty text"),
     (
         "singing_voice_synthesis",
         {"score": "film.mid"},
@@ -369,6 +440,7 @@ def test_a_fault_is_named_with_file_line_and_field(task: str, changes: dict, wor
     ("values", "words"),
     [
         (np.array([1.0, np.nan] * 100), "NaN or infinite"),
+        (np.full(200, 1e300), "float32 cannot hold"),
         (np.zeros((200, 2)), "shape (200, 2)"),
         (np.zeros(0), "shape (0,)"),
         (np.full(200, -5.0), "F0 is 0 to 8000 Hz"),

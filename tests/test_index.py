@@ -14,9 +14,10 @@ import pytest
 
 import unisono.data.index as index_module
 import unisono.data.kept_index as kept_index
+import unisono.data.manifest as manifest_module
 from unisono.data.index import ManifestFile, build_index
 from unisono.data.kept_index import NamedFiles
-from unisono.data.manifest import Fields, parse_line, write_jsonl
+from unisono.data.manifest import Fields, parse_line, scan_lines, write_jsonl
 from unisono.errors import UserError
 from unisono.media.locations import Location
 from unisono.types import PhonemeContent
@@ -191,6 +192,32 @@ def test_a_line_longer_than_is_read_at_once(tmp_path: Path) -> None:
     file = ManifestFile(path)
     assert len(file.fields(0, 1).record["caption"]) == 9000
     assert file.fields(len(path.read_bytes().split(b"\n")[0]) + 1, 2).record == {"audio_id": "b"}
+
+
+def test_lines_too_long_to_be_items_are_refused(tmp_path: Path, monkeypatch) -> None:
+    for module in (manifest_module, index_module):
+        monkeypatch.setattr(module, "MAX_LINE_BYTES", 20_000)
+    path = tmp_path / "content.jsonl"
+    fits = json.dumps({"audio_id": "a", "caption": "x" * 19_000}).ljust(20_000 - 1)
+    for line, ok in ((fits, True), (fits + "  ", False)):
+        path.write_text('{"audio_id": "0"}\n' + line + "\n")
+        offset = path.read_bytes().index(b"\n") + 1
+        if ok:
+            assert [number for number, *_ in scan_lines(path)] == [1, 2]
+            assert ManifestFile(path).fields(offset, 2).audio_id() == "a"
+            continue
+        for read in (lambda: list(scan_lines(path)), lambda at=offset: ManifestFile(path).fields(at, 2)):
+            with pytest.raises(UserError, match=r"content\.jsonl:2: the line has more than 20000 bytes"):
+                read()
+
+
+def test_reading_a_long_line_takes_few_calls(tmp_path: Path, monkeypatch) -> None:
+    path = write_jsonl(tmp_path / "content.jsonl", [{"audio_id": "a", "caption": "x" * 4_000_000}, {"audio_id": "b"}])
+    sizes = []
+    pread = os.pread
+    monkeypatch.setattr(os, "pread", lambda *place: sizes.append(place[1]) or pread(*place))
+    assert len(ManifestFile(path).fields(0, 1).record["caption"]) == 4_000_000
+    assert len(sizes) < 15 and sizes[0] <= 4096
 
 
 def test_an_id_that_comes_twice_is_named_in_either_manifest(manifests) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import multiprocessing
 import os
+import tarfile
 from pathlib import Path
 
 import h5py
@@ -262,6 +263,77 @@ def test_numbers_that_lie_in_other_files_are_not_followed(folder: Path) -> None:
             read_array(folder / f"b.h5::{member}")
 
 
+def test_no_step_of_a_path_leads_into_another_file(folder: Path) -> None:
+    with h5py.File(folder / "b.h5", "w") as file:
+        file["own/pcm"] = np.zeros(9, np.float32)
+        file["group"] = h5py.ExternalLink(str(folder / "a.h5"), "/samples")
+        file["deep/group"] = h5py.ExternalLink(str(folder / "a.h5"), "/samples")
+        file["soft"] = h5py.SoftLink("/deep/group/one")
+        file["own/back"] = h5py.SoftLink("/own")
+        file["loop"] = h5py.SoftLink("/loop")
+    for member in ("group/one", "deep/group/one", "soft", "/group/one"):
+        with pytest.raises(UserError, match="'group' is a link to another file"):
+            read_array(folder / f"b.h5::{member}")
+    for member in ("own/pcm", "own/back/pcm", "own/back/back/./pcm"):
+        assert len(read_array(folder / f"b.h5::{member}")) == 9
+    assert not parse_location("b.h5::loop", folder).exists()
+
+
+@pytest.mark.parametrize("rate", [np.nan, np.inf, -np.inf, 1j, 24_000.5, "24000"])
+def test_a_sample_rate_that_is_none_is_refused(tmp_path: Path, rate) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("a", data=noise(0.1)).attrs["sample_rate"] = rate
+    with pytest.raises(UserError, match=r"a\.h5::a: samples need an attribute sample_rate, whole Hz"):
+        audio_info(parse_location("a.h5::a", tmp_path))
+
+
+@pytest.mark.parametrize("by_pax", [False, True])
+def test_a_member_of_negative_size_is_damage(tmp_path: Path, by_pax: bool) -> None:
+    info = tarfile.TarInfo("a.flac")
+    if by_pax:
+        info.pax_headers = {"size": "-512"}
+    else:
+        info.size = -512
+    header = info.tobuf(tarfile.PAX_FORMAT if by_pax else tarfile.GNU_FORMAT)
+    (tmp_path / "a.tar").write_bytes(header + bytes(10_240))
+    with pytest.raises(UserError, match=r"a\.tar: damaged tar archive .*a size of -512 bytes"):
+        read_audio(parse_location("a.tar::a.flac", tmp_path), RATE)
+
+
+def test_an_empty_member_is_named_not_the_object_in_memory(tmp_path: Path) -> None:
+    make_tar(tmp_path / "a.tar", {"a.flac": b""})
+    with pytest.raises(UserError) as caught:
+        read_audio(parse_location("a.tar::a.flac", tmp_path), RATE)
+    assert "a.tar::a.flac: not readable as audio" in str(caught.value)
+    assert "BytesIO" not in str(caught.value) and "<none>" not in str(caught.value)
+
+
+def npy_of(header: bytes) -> bytes:
+    return b"\x93NUMPY\x02\x00" + len(header).to_bytes(4, "little") + header
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"PK\x03\x04" + bytes(99), "is no .npy file"),
+        (b"", "is no .npy file"),
+        (npy_of(b"(" * 20_000), "not readable as an array"),
+        (
+            npy_of(b"{'descr': '<f4', 'fortran_order': False, 'shape': (10000000000000,), }\n"),
+            "not readable as an array",
+        ),
+        (npy_of(b"{'descr': '<f4', 'fortran_order': False, 'shape': (" + b"9" * 30 + b",), }\n"), "not readable"),
+    ],
+)
+def test_what_is_no_array_is_named(tmp_path: Path, data: bytes, words: str) -> None:
+    (tmp_path / "e.npy").write_bytes(data)
+    make_tar(tmp_path / "a.tar", {"e.npy": data})
+    for place in ("e.npy", "a.tar::e.npy"):
+        with pytest.raises(UserError, match=words) as caught:
+            read_array(parse_location(place, tmp_path))
+        assert place in str(caught.value) and "allow_pickle" not in str(caught.value)
+
+
 def test_a_tensor_that_is_not_there_does_not_exist(tmp_path: Path) -> None:
     save_file({"one": np.zeros(3)}, tmp_path / "a.safetensors")
     assert parse_location("a.safetensors::one", tmp_path).exists()
@@ -310,13 +382,106 @@ def test_three_hours_are_read_in_parts_without_decoding_them(tmp_path: Path) -> 
     assert part == pytest.approx(np.full(16_000, 150 / 200), abs=1e-3)
 
 
-def test_a_part_of_a_file_that_was_cut_off_is_refused_not_filled_with_silence(tmp_path: Path) -> None:
-    sf.write(tmp_path / "a.mp3", np.random.default_rng(0).uniform(-0.3, 0.3, 8 * RATE), RATE)
-    whole = (tmp_path / "a.mp3").read_bytes()
-    (tmp_path / "a.mp3").write_bytes(whole[: len(whole) // 2])
-    assert read_audio(tmp_path / "a.mp3", RATE, 1.0, 1.0).all()
-    with pytest.raises(UserError, match=r"promises 8\.000 s"):
-        read_audio(tmp_path / "a.mp3", RATE, 3.5, 2.0)
+def noise(seconds: float) -> np.ndarray:
+    return np.random.default_rng(0).uniform(-0.3, 0.3, round(seconds * RATE)).astype(np.float32)
+
+
+def reads_of(location: Location | Path, start_s: float, duration_s: float) -> list:
+    """The three ways in which a recording is read: as a whole, block by block, a part."""
+    return [
+        lambda: read_audio(location, RATE),
+        lambda: verify_audio_file(location),
+        lambda: read_audio(location, RATE, start_s, duration_s),
+    ]
+
+
+@pytest.mark.parametrize("kept", [0.98, 0.5])
+@pytest.mark.parametrize("kind", ["WAV", "RF64", "W64", "AIFF", "OGG", "OPUS", "MP3"])
+def test_a_cut_is_refused_by_every_way_of_reading(tmp_path: Path, kind: str, kept: float) -> None:
+    path = tmp_path / "a.any"
+    form = {"format": "OGG", "subtype": "OPUS"} if kind == "OPUS" else {"format": kind}
+    sf.write(path, noise(10.0), RATE, **form)
+    whole = path.read_bytes()
+    for read in reads_of(path, 1.0, 1.0):
+        read()
+    cut = whole[: round(len(whole) * kept)]
+    path.write_bytes(cut)
+    for read in reads_of(path, 1.0, 1.0):
+        with pytest.raises(UserError, match=r"a\.any: damaged audio, cut off"):
+            read()
+    for read in reads_of(Location(make_tar(tmp_path / "a.tar", {"a.any": cut}), "a.any"), 1.0, 1.0):
+        with pytest.raises(UserError, match=r"a\.tar::a\.any: damaged audio, cut off"):
+            read()
+
+
+def test_a_cut_mp3_without_a_record_of_its_bytes_is_found_by_its_promised_length(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp3"
+    sf.write(path, noise(8.0), RATE)
+    whole = bytearray(path.read_bytes())
+    place = whole.index(b"Info") if b"Info" in whole else whole.index(b"Xing")
+    whole[place + 7] &= ~2  # the header no longer tells the bytes ...
+    del whole[place + 12 : place + 16]
+    path.write_bytes(whole[: len(whole) // 2])
+    assert read_audio(path, RATE, 1.0, 1.0).all()
+    with pytest.raises(UserError, match="damaged audio"):
+        read_audio(path, RATE, 3.5, 2.0)
+
+
+@pytest.mark.parametrize("length", [0xFFFFFFFF, 0xFFFFF000, 0x7FFFF000])
+def test_a_wav_written_to_a_pipe_is_read(tmp_path: Path, length: int) -> None:
+    whole = bytearray(encoded(noise(1.0), "WAV"))
+    place = whole.index(b"data") + 4
+    whole[place : place + 4] = length.to_bytes(4, "little")
+    (tmp_path / "a.wav").write_bytes(whole)
+    assert len(read_audio(tmp_path / "a.wav", RATE)) == RATE
+
+
+def test_a_hole_in_an_ogg_is_refused_by_every_way_of_reading(tmp_path: Path) -> None:
+    path = tmp_path / "a.ogg"
+    sf.write(path, noise(20.0), RATE)
+    whole = bytearray(path.read_bytes())
+    for start_s in np.arange(0.0, 18.1, 0.7):  # a whole file is never refused
+        assert len(read_audio(path, RATE, float(start_s), 1.9)) == seconds_to_samples(1.9, RATE)
+    middle = len(whole) // 2
+    whole[middle : middle + 800] = bytes(800)
+    path.write_bytes(whole)
+    for read in reads_of(path, 8.0, 4.0):
+        with pytest.raises(UserError, match=r"damaged audio \(the header promises 20\.000 s"):
+            read()
+    assert len(read_audio(path, RATE, 1.0, 2.0)) == 2 * RATE
+
+
+@pytest.mark.parametrize("kind", ["OGG", "MP3"])
+def test_of_joined_files_the_second_is_not_lost_quietly(tmp_path: Path, kind: str) -> None:
+    data = encoded(noise(3.0), kind)
+    (tmp_path / "a").write_bytes(data + data)
+    for read in reads_of(tmp_path / "a", 0.0, 1.0)[:2]:
+        with pytest.raises(UserError, match=f"another begins at byte {len(data)}"):
+            read()
+
+
+@pytest.mark.parametrize("kind", ["FLAC", "MP3"])
+def test_a_destroyed_beginning_is_refused_although_the_rest_can_be_decoded(tmp_path: Path, kind: str) -> None:
+    data = encoded(noise(3.0), kind)
+    (tmp_path / "a").write_bytes(bytes(800) + data[800:])
+    for read in reads_of(tmp_path / "a", 0.0, 1.0):
+        with pytest.raises(UserError, match="does not begin with its header"):
+            read()
+
+
+@pytest.mark.parametrize("frames", [0, 2**36 - 1])
+def test_a_flac_that_does_not_tell_its_length_is_refused(tmp_path: Path, frames: int) -> None:
+    data = bytearray(encoded(noise(1.0)))
+    fields = int.from_bytes(data[18:26], "big") >> 36 << 36
+    data[18:26] = (fields | frames).to_bytes(8, "big")
+    (tmp_path / "a.flac").write_bytes(data)
+    with pytest.raises(UserError, match=r"a\.flac: its length is unknown"):
+        audio_info(tmp_path / "a.flac")
+
+
+def test_silence_compressed_hard_is_no_flac_of_unknown_length(tmp_path: Path) -> None:
+    sf.write(tmp_path / "a.flac", np.zeros(600 * 8000), 8000)
+    assert audio_info(tmp_path / "a.flac").duration_s == 600
 
 
 @pytest.mark.parametrize("head", ["#EXTM3U\n", "#EXTM3U\n# caf\udce9\n", "ffconcat version 1.0\n# \udcff\udcfe\n" * 50])

@@ -19,6 +19,7 @@ from unisono.scores import (
     parse_score,
     score_units,
 )
+from unisono.scores.score import MAX_NOTES
 from unisono.scores.syllables import carrier, is_nucleus, share_out
 from unisono.text.phonemize import phonemizer
 
@@ -100,6 +101,9 @@ def test_text_score() -> None:
         ("H4:1:la", "'H4' is no note"),
         ("rest:1:la C4:1:la", "a rest has no lyric"),
         ("rest:1", "a score needs notes"),
+        ("C4:1e39:la", "lasts 1e\\+39 s; a score lasts at most 86400 s"),
+        ("C4:1:la " * (MAX_NOTES + 1), f"has {MAX_NOTES + 1} notes, and at most {MAX_NOTES} are read"),
+        (f"C4:1:{'la' * 1000}", "a lyric of 2000 characters; a note has one syllable"),
     ],
 )
 def test_mistakes_in_a_text_score(text: str, message: str) -> None:
@@ -121,6 +125,12 @@ def test_mistakes_in_a_text_score(text: str, message: str) -> None:
 def test_impossible_scores(notes: list[ScoreNote], duration_s: float, message: str) -> None:
     with pytest.raises(UserError, match=message):
         Score(tuple(notes), duration_s)
+
+
+def test_a_word_in_more_syllables_than_words_have_is_refused_before_its_phonemes_are_shared_out() -> None:
+    text = " ".join(["C4:1:la-"] * 5000)
+    with pytest.raises(UserError, match="'lalala.* has 5000 syllables and 10000 letters, at most 30 and 100 are read"):
+        score_units(parse_score(text), Letters())
 
 
 def test_units_of_words_melismas_and_rests() -> None:

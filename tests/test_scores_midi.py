@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from unisono.errors import UserError
 from unisono.scores import Score, parse_score, read_score, write_midi
+from unisono.scores.read import MAX_FILE_BYTES, MAX_MIDI_BYTES
+from unisono.scores.score import MAX_NOTES
 
 TWINKLE = "C4:0.5:twin- C4:0.5:kle G4:1:star A4:0.5:+ rest:0.25 C4:1:beau- D4:1:ti- E4:0.5:ful rest:0.3"
 
@@ -178,6 +180,17 @@ def test_broken_midi_is_explained(data: bytes, message: str, tmp_path: Path) -> 
     with pytest.raises(UserError, match=message) as error:
         read_score(path)
     assert str(path) in str(error.value)
+
+
+def test_files_of_more_notes_than_anybody_sings_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    many = midi_bytes(*[[one for i in range(MAX_NOTES + 1) for one in note(10 * i, 10, 60)]])
+    with pytest.raises(UserError, match=f"has {MAX_NOTES + 1} notes, and at most {MAX_NOTES} are read"):
+        read_score(many, "the song")
+    # Before mido, which takes seconds for each MB, sees them.
+    monkeypatch.setitem(sys.modules, "mido", None)
+    for start, limit in ((many[:20], MAX_MIDI_BYTES), (b"<x>", MAX_FILE_BYTES)):
+        with pytest.raises(UserError, match=f"the song .* {limit}"):
+            read_score(start + bytes(limit), "the song")
 
 
 def test_missing_files_and_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -246,3 +246,12 @@ def test_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(sys.modules, "music21.musicxml.xmlToM21", None)
     with pytest.raises(UserError, match=r"pip install 'unisono\[singing\]'"):
         read_score(GOOD)
+
+
+@music21
+def test_more_notes_than_anybody_sings_are_refused_before_music21_reads_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unisono.scores.musicxml._MAX_NOTES_OF_ALL", 2)
+    bar = [note("C4", 1, "single a") for _ in range(3)]
+    assert len(read_score(sheet(measure(1, *bar[:2])), "the song").notes) == 2
+    with pytest.raises(UserError, match="the song has 3 notes, and at most 2 are read"):
+        read_score(sheet(measure(1, *bar)), "the song")

@@ -66,8 +66,8 @@ def scan_lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
 
 def too_long_line(where: str) -> UserError:
     return UserError(
-        f"{where}: the line has more than {MAX_LINE_BYTES} bytes; is this file a manifest, and are its line ends there? "
-        "Each item must be one line"
+        f"{where}: the line has more than {MAX_LINE_BYTES} bytes; each item must be one line: is this a manifest, and "
+        "are its line ends there?"
     )
 
 

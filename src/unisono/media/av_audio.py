@@ -60,6 +60,9 @@ class _FfmpegReader:
     def check_all(self) -> None:
         pass  # FFmpeg tells what it knows when it decodes
 
+    def check_part(self, part: np.ndarray, end: int) -> None:
+        pass
+
     def _decoded(self, start: int) -> Iterator[np.ndarray]:
         """float32 ``(frames, channels)`` blocks from frame ``start`` on."""
         # Half a second early: what a codec remembers from before has then faded.

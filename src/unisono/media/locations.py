@@ -328,7 +328,17 @@ def read_array(source: str | os.PathLike | Location) -> np.ndarray:
                 return _read_npy(file, location)
     except UserError:
         raise
-    except (ValueError, EOFError, OSError, MemoryError, RecursionError, SyntaxError, TypeError, KeyError) as error:
+    except (
+        ValueError,
+        EOFError,
+        OSError,
+        ArithmeticError,
+        MemoryError,
+        RecursionError,
+        SyntaxError,
+        TypeError,
+        KeyError,
+    ) as error:
         hint = str(error).split("\n")[0] or type(error).__name__
         if "allow_pickle" in hint:
             hint = "it holds Python objects"

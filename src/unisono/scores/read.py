@@ -9,8 +9,8 @@ from unisono.errors import UserError
 from unisono.scores.score import Score
 
 MAX_FILE_BYTES = 32 * 2**20
-MAX_MIDI_BYTES = 2 * 2**20
-"""MIDI has a few bytes for a note; a second of reading for each MB."""
+MAX_MIDI_BYTES = 2**20
+"""MIDI has a few bytes for a note, and mido takes two seconds for so many."""
 
 
 def read_score(

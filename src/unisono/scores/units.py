@@ -15,6 +15,8 @@ from unisono.text.phonemes import SILENCE
 _EDGES = re.compile(r"^[^\w']+|[^\w']+$|^'+(?=\W)|_")
 # Rests shorter than this are rounding of note times.
 _SHORTEST_REST_S = 1e-3
+# Of a word in several syllables: sharing its phonemes out takes time with their fourth power.
+_MOST_SYLLABLES, _LONGEST_WORD = 30, 100
 
 
 class Pronouncer(Protocol):
@@ -89,9 +91,11 @@ def score_units(score: Score, phonemizer: Pronouncer) -> ScoreUnits:
             part.
 
     Raises:
-        UserError: a note without a lyric after a rest or at the beginning, a word that cannot be pronounced.
+        UserError: a note without a lyric after a rest or at the beginning, a word that cannot be pronounced, or one in
+            more syllables than words have.
     """
     syllables, words = _syllables(score)
+    _refuse_long(score, words)
     remarks: list[str] = []
     texts = [word.text for word in words]
     try:
@@ -139,6 +143,16 @@ def _syllables(score: Score) -> tuple[list[_Syllable], list[_Word]]:
         if not note.continues:
             open_word = None
     return syllables, words
+
+
+def _refuse_long(score: Score, words: Sequence[_Word]) -> None:
+    for word in words:
+        count, length = len(word.syllables), len(word.text)
+        if count > 1 and (count > _MOST_SYLLABLES or length > _LONGEST_WORD):
+            raise UserError(
+                f"{score.name}: the word {word.text[:40]!r}... has {count} syllables and {length} letters, at most "
+                f"{_MOST_SYLLABLES} and {_LONGEST_WORD} are read; leave out the hyphens between words"
+            )
 
 
 def _without_empty(syllables: list[_Syllable]) -> list[_Syllable]:

@@ -25,7 +25,7 @@ class TargetRecordings(ConcatDataset):
 
     Args:
         datasets: of any tasks, with targets.
-        crop_s: show a part of at most this length; None shows recordings whole.
+        crop_s: show a part of at most this length, at least one latent frame; None shows recordings whole.
         seed: of the crops.
     """
 
@@ -33,6 +33,8 @@ class TargetRecordings(ConcatDataset):
         super().__init__(datasets)
         if crop_s is not None and not crop_s > 0:
             raise UserError(f"crop_s is {crop_s}; it must be above 0, or null for whole recordings")
+        if crop_s is not None and crop_s < (frame_s := datasets[0].frame_s) * (1 - 1e-6):
+            raise UserError(f"crop_s is {crop_s}; it must be at least a latent frame, {frame_s:g} s")
         for dataset in datasets:
             if not dataset.has_targets:
                 raise UserError(f"{dataset.name}: there are no target recordings; name an audio.jsonl beside it")
