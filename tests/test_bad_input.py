@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shutil
@@ -14,10 +15,14 @@ import pytest
 import soundfile as sf
 
 from conftest import TASKS
-from toy import toy_dataset
+from toy import make_tar, toy_dataset
 from unisono.data.manifest import load_manifest, read_jsonl, write_jsonl
 from unisono.errors import UserError
+from unisono.media.audio import audio_info, read_audio, verify_audio_file
+from unisono.media.locations import Location
+from unisono.timing import seconds_to_samples
 
+RATE = 24_000
 SPEECH, CAPTION, NOISY = "text_to_speech", "text_to_audio", "speech_enhancement"
 
 
@@ -201,3 +206,113 @@ def test_audio_with_a_broken_header_is_refused(corpus, write, words, task, manif
     write(corpus / task / f"{file}.flac")
     message = refusal(corpus, task)
     assert message.startswith(f"{corpus / task / manifest}.jsonl:5: field '{field}'") and words in message
+
+
+# -- damaged recordings ----------------------------------------------------------------------------------------------
+
+
+def noise(seconds: float) -> np.ndarray:
+    return np.random.default_rng(0).uniform(-0.3, 0.3, round(seconds * RATE)).astype(np.float32)
+
+
+def encoded(waveform: np.ndarray, kind: str = "FLAC") -> bytes:
+    buffer = io.BytesIO()
+    sf.write(buffer, waveform, RATE, format=kind)
+    return buffer.getvalue()
+
+
+def reads_of(location: Location | Path, start_s: float, duration_s: float) -> list:
+    """The three ways in which a recording is read: as a whole, block by block, a part."""
+    return [
+        lambda: read_audio(location, RATE),
+        lambda: verify_audio_file(location),
+        lambda: read_audio(location, RATE, start_s, duration_s),
+    ]
+
+
+@pytest.mark.parametrize("kept", [0.98, 0.5])
+@pytest.mark.parametrize("kind", ["WAV", "RF64", "W64", "AIFF", "OGG", "OPUS", "MP3"])
+def test_a_cut_is_refused_by_every_way_of_reading(tmp_path: Path, kind: str, kept: float) -> None:
+    path = tmp_path / "a.any"
+    form = {"format": "OGG", "subtype": "OPUS"} if kind == "OPUS" else {"format": kind}
+    sf.write(path, noise(10.0), RATE, **form)
+    whole = path.read_bytes()
+    for read in reads_of(path, 1.0, 1.0):
+        read()
+    cut = whole[: round(len(whole) * kept)]
+    path.write_bytes(cut)
+    for read in reads_of(path, 1.0, 1.0):
+        with pytest.raises(UserError, match=r"a\.any: damaged audio, cut off"):
+            read()
+    for read in reads_of(Location(make_tar(tmp_path / "a.tar", {"a.any": cut}), "a.any"), 1.0, 1.0):
+        with pytest.raises(UserError, match=r"a\.tar::a\.any: damaged audio, cut off"):
+            read()
+
+
+def test_a_cut_that_no_record_of_bytes_tells_is_found_where_the_sound_ends(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp3"
+    sf.write(path, noise(8.0), RATE)
+    whole = bytearray(path.read_bytes())
+    place = whole.index(b"Info") if b"Info" in whole else whole.index(b"Xing")
+    whole[place + 12 : place + 16] = (len(whole) // 2).to_bytes(4, "big")
+    path.write_bytes(whole[: len(whole) // 2])
+    assert read_audio(path, RATE, 1.0, 1.0).all()
+    with pytest.raises(UserError, match="damaged audio"):
+        read_audio(path, RATE, 3.5, 2.0)
+
+
+@pytest.mark.parametrize("length", [0xFFFFFFFF, 0xFFFFF000, 0x7FFFF000])
+def test_a_wav_written_to_a_pipe_is_read(tmp_path: Path, length: int) -> None:
+    whole = bytearray(encoded(noise(1.0), "WAV"))
+    place = whole.index(b"data") + 4
+    whole[place : place + 4] = length.to_bytes(4, "little")
+    (tmp_path / "a.wav").write_bytes(whole)
+    assert len(read_audio(tmp_path / "a.wav", RATE)) == RATE
+
+
+def test_a_hole_in_an_ogg_is_refused_by_every_way_of_reading(tmp_path: Path) -> None:
+    path = tmp_path / "a.ogg"
+    sf.write(path, noise(20.0), RATE)
+    whole = bytearray(path.read_bytes())
+    for start_s in np.arange(0.0, 18.1, 0.7):  # a whole file is never refused
+        assert len(read_audio(path, RATE, float(start_s), 1.9)) == seconds_to_samples(1.9, RATE)
+    middle = len(whole) // 2
+    whole[middle : middle + 800] = bytes(800)
+    path.write_bytes(whole)
+    for read in reads_of(path, 8.0, 4.0):
+        with pytest.raises(UserError, match=r"damaged audio \(the header promises 20\.000 s"):
+            read()
+    assert len(read_audio(path, RATE, 1.0, 2.0)) == 2 * RATE
+
+
+@pytest.mark.parametrize("kind", ["OGG", "MP3"])
+def test_of_joined_files_the_second_is_not_lost_quietly(tmp_path: Path, kind: str) -> None:
+    data = encoded(noise(3.0), kind)
+    (tmp_path / "a").write_bytes(data + data)
+    for read in reads_of(tmp_path / "a", 0.0, 1.0)[:2]:
+        with pytest.raises(UserError, match=f"another begins at byte {len(data)}"):
+            read()
+
+
+@pytest.mark.parametrize("kind", ["FLAC", "MP3"])
+def test_a_destroyed_beginning_is_refused_although_the_rest_can_be_decoded(tmp_path: Path, kind: str) -> None:
+    data = encoded(noise(3.0), kind)
+    (tmp_path / "a").write_bytes(bytes(800) + data[800:])
+    for read in reads_of(tmp_path / "a", 0.0, 1.0):
+        with pytest.raises(UserError, match=r"does not begin with its header|not readable as audio"):
+            read()
+
+
+@pytest.mark.parametrize("frames", [0, 2**36 - 1])
+def test_a_flac_that_does_not_tell_its_length_is_refused(tmp_path: Path, frames: int) -> None:
+    data = bytearray(encoded(noise(1.0)))
+    fields = int.from_bytes(data[18:26], "big") >> 36 << 36
+    data[18:26] = (fields | frames).to_bytes(8, "big")
+    (tmp_path / "a.flac").write_bytes(data)
+    with pytest.raises(UserError, match=r"a\.flac: its length is unknown"):
+        audio_info(tmp_path / "a.flac")
+
+
+def test_silence_compressed_hard_is_no_flac_of_unknown_length(tmp_path: Path) -> None:
+    sf.write(tmp_path / "a.flac", np.zeros(600 * 8000), 8000)
+    assert audio_info(tmp_path / "a.flac").duration_s == 600

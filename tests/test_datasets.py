@@ -329,6 +329,23 @@ def test_what_a_crop_has_no_room_for_may_be_left_out_for_its_length(tmp_path: Pa
     assert len(dataset) == 1 and dataset.num_left_out == 1
 
 
+def test_voices_of_two_sizes_in_a_manifest_or_of_values_too_large_are_found_before_training(tmp_path: Path) -> None:
+    make(tmp_path, "text_to_speech", lines=3)
+    for name, values in (("a", np.ones(4)), ("b", np.ones(7)), ("c", np.full(4, 1e300))):
+        np.save(tmp_path / f"{name}.npy", values)
+    paths = (tmp_path / "content.jsonl", tmp_path / "audio.jsonl")
+    for last, words in (("b", "b.npy has 7 values, that of .*content.jsonl:1 has 4; make all with one encoder"),
+                        ("c", "c.npy holds NaN or infinite values, or such as float32 cannot hold")):  # fmt: skip
+        lines = [
+            {"audio_id": f"item {i}", "phonemes": ["a"], "durations_s": [2.0], "speaker_embedding": f"{name}.npy"}
+            for i, name in enumerate(("a", "a", last))
+        ]
+        write_jsonl(paths[0], lines)
+        with pytest.raises(UserError, match=rf"content\.jsonl:3: field 'speaker_embedding': .*{words}"):
+            DATASETS["text_to_speech"](*paths)
+        assert len(DATASETS["text_to_speech"](*paths, max_samples=2)) == 2
+
+
 def test_both_lines_of_an_item_are_of_one_split(tmp_path: Path) -> None:
     make(tmp_path, "text_to_audio")
     paths = (tmp_path / "content.jsonl", tmp_path / "audio.jsonl")

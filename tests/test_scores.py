@@ -129,7 +129,7 @@ def test_impossible_scores(notes: list[ScoreNote], duration_s: float, message: s
 
 def test_a_word_in_more_syllables_than_words_have_is_refused_before_its_phonemes_are_shared_out() -> None:
     text = " ".join(["C4:1:la-"] * 5000)
-    with pytest.raises(UserError, match="'lalala.* has 5000 syllables and 10000 letters, at most 30 and 100 are read"):
+    with pytest.raises(UserError, match=r"'lalala.* has 5000 syllables and 10000 letters, at most 30 and 100 are read"):
         score_units(parse_score(text), Letters())
 
 

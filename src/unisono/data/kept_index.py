@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_VERSION = 2
+_VERSION = 3
 _CHECKING = (
     "unisono.data.index",
     "unisono.data.kept_index",

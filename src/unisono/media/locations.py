@@ -304,6 +304,13 @@ def hdf5_dataset(location: Location) -> Any:
 # -- arrays -----------------------------------------------------------------------------------------------------------
 
 
+# What numpy raises for files that are damaged or made to harm: headers it cannot parse, sizes it cannot allocate.
+_NPY_ERRORS = (
+    *(OSError, EOFError, ValueError, TypeError, LookupError, SyntaxError),
+    *(ArithmeticError, MemoryError, RecursionError),
+)
+
+
 def read_array(source: str | os.PathLike | Location) -> np.ndarray:
     """An array of numbers from ``.npy``, ``.safetensors`` or HDF5, plain or as a member; never by pickle.
 
@@ -328,17 +335,7 @@ def read_array(source: str | os.PathLike | Location) -> np.ndarray:
                 return _read_npy(file, location)
     except UserError:
         raise
-    except (
-        ValueError,
-        EOFError,
-        OSError,
-        ArithmeticError,
-        MemoryError,
-        RecursionError,
-        SyntaxError,
-        TypeError,
-        KeyError,
-    ) as error:
+    except _NPY_ERRORS as error:
         hint = str(error).split("\n")[0] or type(error).__name__
         if "allow_pickle" in hint:
             hint = "it holds Python objects"

@@ -55,7 +55,10 @@ class UnitDataset(AudioGenerationDataset):
             self.speaker_encoder = shared_speaker_encoder(speaker_encoder, "cpu")
         self.voices: CachedVectors | None = None
         self._voices: dict[str, Tensor] = {}
+        self._sound_embeddings: set[str] = set()
+        self._first_embedding: tuple[int, str] | None = None  # size, and the line that names it
         super().__init__(content, audio, **options)
+        self._sound_embeddings.clear()  # of use while lines are checked; workers need no copy
 
     def check(self, line: Fields, duration_s: float | None) -> None:
         self.check_units(line, duration_s, line.symbols("phonemes"))
@@ -92,6 +95,24 @@ class UnitDataset(AudioGenerationDataset):
         for name in given:
             if name != "speaker":
                 self.check_file(line, name)
+        if "speaker_embedding" in given and self.check_files:
+            self._check_embedding(line)
+
+    def _check_embedding(self, line: Fields) -> None:
+        """Raise for a vector that is none, or not of the size of the first: a model takes one size."""
+        path = str(line.location("speaker_embedding"))
+        if path in self._sound_embeddings:  # those of a speaker, named by many lines
+            return
+        size = numbers_of(line, "speaker_embedding", 1).size
+        first, where = self._first_embedding = self._first_embedding or (size, line.where)
+        if size != first:
+            raise line.fail(
+                f"field 'speaker_embedding': {path} has {size} values, that of {where} has {first}; make all with one "
+                "encoder (unisono speaker)"
+            )
+        if len(self._sound_embeddings) >= _KEPT_VOICES:
+            self._sound_embeddings.clear()
+        self._sound_embeddings.add(path)
 
     def other_files(self, line: Fields) -> tuple[tuple[str, Location], ...]:
         return tuple((name, line.location(name)) for name in VOICES[1:] if line.record.get(name) is not None)
