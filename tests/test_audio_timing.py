@@ -223,7 +223,7 @@ def test_a_file_shorter_than_its_header_is_refused(tmp_path: Path, reader) -> No
     whole = (tmp_path / "a.mp3").read_bytes()
     reader(tmp_path / "a.mp3")
     (tmp_path / "a.mp3").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UserError, match=r"promises 2.000 s, \d.\d+ s can be decoded"):
+    with pytest.raises(UserError, match=r"cut off \(\d+ bytes promised, \d+ there\)"):
         reader(tmp_path / "a.mp3")
 
 
@@ -231,8 +231,10 @@ def test_an_mp3_may_lack_half_a_second_of_what_its_header_estimates(tmp_path: Pa
     if "MP3" not in sf.available_formats():
         pytest.skip("this libsndfile has no mp3")
     sf.write(tmp_path / "a.mp3", np.random.default_rng(0).uniform(-0.3, 0.3, 4 * RATE), RATE)
-    whole = (tmp_path / "a.mp3").read_bytes()
-    (tmp_path / "a.mp3").write_bytes(whole[: round(len(whole) * 0.9)])
+    whole = bytearray((tmp_path / "a.mp3").read_bytes())
+    kept, place = round(len(whole) * 0.9), max(whole.find(b"Info"), whole.find(b"Xing"))
+    whole[place + 12 : place + 16] = kept.to_bytes(4, "big")  # its bytes are all there, its length is an estimate
+    (tmp_path / "a.mp3").write_bytes(whole[:kept])
     assert 3.3 < len(read_audio(tmp_path / "a.mp3", RATE)) / RATE < 3.8
     assert audio_info(tmp_path / "a.mp3").tolerance_s == 0.6
 

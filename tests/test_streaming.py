@@ -266,7 +266,7 @@ def test_items_beyond_the_limit_are_left_out_of_a_stream(shards: Path) -> None:
 
 
 def test_inputs_are_degraded_on_the_fly_in_a_stream_too(shards: Path) -> None:
-    from test_datasets import Halved
+    from timed_items import Halved
 
     batches = StreamedBatches([source(shards, "speech_enhancement", degradation=Halved())], 4, num_streams=2)
     for sample in next(iter(batches)):

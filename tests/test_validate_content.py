@@ -15,8 +15,8 @@ import soundfile as sf
 import typer
 from typer.testing import CliRunner
 
-from test_datasets import clicks, line_of
 from test_validate import RATE, corpus, edit, errors_of, examine, only, sound
+from timed_items import clicks, line_of
 from unisono.data.commands import validate as command
 from unisono.data.manifest import write_jsonl
 from unisono.data.validate import Validated, table

@@ -80,10 +80,9 @@ class VideoToAudioDataset(AudioGenerationDataset):
         from unisono.media.video import video_info
 
         try:
-            with location.open() as file:
-                video_s = video_info(file).duration_s
+            video_s = video_info(location).duration_s
         except UserError as error:
-            raise line.fail(f"field 'video': {location}: {error}") from error
+            raise line.fail(f"field 'video': {error}") from error
         if duration_s is not None and abs(video_s - duration_s) > tolerances.VIDEO_S:
             raise line.fail(
                 f"field 'video': {location} lasts {video_s:.3f} s, its sound {duration_s:.3f} s; they must agree "
@@ -108,15 +107,14 @@ class VideoToAudioDataset(AudioGenerationDataset):
         if target.window is not None:
             start_s, duration_s = target.window.start_s, target.window.duration_s
         try:
-            with location.open() as file:
-                if self.frame_encoder is not None:
-                    # On the grid of the whole video's features, as the cache has them.
-                    part = (0, None) if target.window is None else target.window.indices(self.frame_rate_hz)
-                    features = video_features(file, self.frame_encoder, self.frame_rate_hz, *part)
-                    return VideoContent(self.frame_rate_hz, features=torch.from_numpy(features))
-                frames = read_video_frames(file, self.frame_rate_hz, self.frame_size, start_s, duration_s)
+            if self.frame_encoder is not None:
+                # On the grid of the whole video's features, as the cache has them.
+                part = (0, None) if target.window is None else target.window.indices(self.frame_rate_hz)
+                features = video_features(location, self.frame_encoder, self.frame_rate_hz, *part)
+                return VideoContent(self.frame_rate_hz, features=torch.from_numpy(features))
+            frames = read_video_frames(location, self.frame_rate_hz, self.frame_size, start_s, duration_s)
         except UserError as error:
-            raise line.fail(f"field 'video': {location}: {error}") from error
+            raise line.fail(f"field 'video': {error}") from error
         return VideoContent(self.frame_rate_hz, frames=torch.from_numpy(frames))
 
     def _features(self, line: Fields, target: Target) -> VideoContent:
