@@ -269,7 +269,8 @@ def test_lines_get_phonemes_and_keep_what_they_have(tmp_path: Path) -> None:
     assert written[1] == {**records[1], "phonemes": Phonemizer("de").phonemes(GERMAN)}
     assert written[2] == kept
     assert (result.items, result.left_out.total()) == (3, 0)
-    symbols, untouched = result.notes
+    symbols, outside, untouched = result.notes
+    assert "phonemes='${phoneme_inventory:" in outside
     new = {*written[0]["phonemes"], *written[1]["phonemes"]} - {SILENCE}
     assert symbols == f"{len(new) + 1} symbols: {' '.join([SILENCE, *sorted(new)])}"
     assert untouched == "1 lines had phonemes or a score and stay as they were"

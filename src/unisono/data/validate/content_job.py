@@ -105,8 +105,7 @@ def _dataset(task: str) -> AudioGenerationDataset:
     )
     dataset.check_files = True
     if isinstance(dataset, UnitDataset):
-        dataset.check_arrays = False  # they are read below, each once, and compared with the model
-    if isinstance(dataset, UnitDataset):
+        dataset.check_arrays = False  # the doctor reads them, each once, and compares them with the model
         dataset.speaker_encoder = dataset.voices = _ReferenceVoices()  # type: ignore[assignment]
     return dataset
 
