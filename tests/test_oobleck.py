@@ -104,8 +104,10 @@ class _NoSynchronisation(TorchDispatchMode):
 
 def test_nothing_waits_for_the_device(weights: Path) -> None:
     autoencoder, waveform, lengths = loaded(weights, chunk_s=0.02), noise(2, 30 * HOP), torch.tensor([30 * HOP, 9])
+    expected = autoencoder.decode(*autoencoder.encode(waveform, lengths))
     with _NoSynchronisation():
-        autoencoder.decode(*autoencoder.encode(waveform, lengths))
+        found = autoencoder.decode(*autoencoder.encode(waveform, lengths))
+    assert torch.equal(found, expected)
 
 
 # -- parts ------------------------------------------------------------------------------------------------------------

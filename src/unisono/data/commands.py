@@ -79,38 +79,50 @@ def shard(
         typer.echo(path)
 
 
+ManifestsArgument = Annotated[
+    list[Path], typer.Argument(help="content.jsonl files, or folders of splits, of data sets or of whole corpora.")
+]
+ManifestTaskOption = Annotated[
+    str | None, typer.Option("--task", help="Of manifests that lie in no folder with a task's name.")
+]
+ReportOption = Annotated[
+    Path | None, typer.Option("--json", help="The report; default: validation.json in the manifests' folder.")
+]
+FixOption = Annotated[
+    Path | None, typer.Option("--fix", help="New folder for manifests without the lines that have errors.")
+]
+AlignOption = Annotated[bool, typer.Option("--align", help="Compare English sentences with their recordings; slow.")]
+ConfigOption = Annotated[
+    str | None,
+    typer.Option("--config", help="Compare with its phonemes and speakers: a name, or a run's config.yaml."),
+]
+ConfigPathOption = Annotated[str | None, typer.Option("--config-path", "-cp", help="Folder of your own configs.")]
+VocabularyOption = Annotated[
+    Path | None, typer.Option("--vocabulary", help="Phonemes that are allowed: a text, JSON or YAML file.")
+]
+MinBandwidthOption = Annotated[
+    float | None, typer.Option("--min-bandwidth-hz", help="A target that does not reach it is an error.")
+]
+PlacesOption = Annotated[int, typer.Option("--places", min=0, help="Shown of each kind of finding.")]
+WorkersOption = Annotated[int | None, typer.Option("--workers", min=1, help="Processes; default: one per core.")]
+CacheOption = Annotated[
+    bool, typer.Option("--cache/--no-cache", help="Keep measurements; only what has changed is read again.")
+]
+
+
 def validate(
-    manifests: Annotated[
-        list[Path], typer.Argument(help="content.jsonl files, or folders of splits, of data sets or of whole corpora.")
-    ],
-    task: Annotated[
-        str | None, typer.Option("--task", help="Of manifests that lie in no folder with a task's name.")
-    ] = None,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="The report; default: validation.json in the manifests' folder.")
-    ] = None,
-    fix_folder: Annotated[
-        Path | None, typer.Option("--fix", help="New folder for manifests without the lines that have errors.")
-    ] = None,
-    align: Annotated[
-        bool, typer.Option("--align", help="Compare English sentences with their recordings; slow.")
-    ] = False,
-    config: Annotated[
-        str | None,
-        typer.Option("--config", help="Compare with its phonemes and speakers: a name, or a run's config.yaml."),
-    ] = None,
-    config_path: Annotated[str | None, typer.Option("--config-path", "-cp", help="Folder of your own configs.")] = None,
-    vocabulary: Annotated[
-        Path | None, typer.Option("--vocabulary", help="Phonemes that are allowed: a text, JSON or YAML file.")
-    ] = None,
-    min_bandwidth_hz: Annotated[
-        float | None, typer.Option("--min-bandwidth-hz", help="A target that does not reach it is an error.")
-    ] = None,
-    places: Annotated[int, typer.Option("--places", min=0, help="Shown of each kind of finding.")] = 3,
-    workers: Annotated[int | None, typer.Option("--workers", min=1, help="Processes; default: one per core.")] = None,
-    cache: Annotated[
-        bool, typer.Option("--cache/--no-cache", help="Keep measurements; only what has changed is read again.")
-    ] = True,
+    manifests: ManifestsArgument,
+    task: ManifestTaskOption = None,
+    json_file: ReportOption = None,
+    fix_folder: FixOption = None,
+    align: AlignOption = False,
+    config: ConfigOption = None,
+    config_path: ConfigPathOption = None,
+    vocabulary: VocabularyOption = None,
+    min_bandwidth_hz: MinBandwidthOption = None,
+    places: PlacesOption = 3,
+    workers: WorkersOption = None,
+    cache: CacheOption = True,
 ) -> None:
     """Read every line and file of a corpus once and report what is wrong; exit status 1 if there are errors.
 

@@ -12,10 +12,8 @@ from unisono.data.datasets.base import AudioGenerationDataset, Window
 from unisono.data.datasets.concat import ConcatDataset
 from unisono.errors import UserError
 from unisono.objectives.noise import derive_seed
-from unisono.tasks import TASKS
+from unisono.tasks import task_index
 from unisono.types import Batch, Sample
-
-_TASK_INDEX = {name: index for index, name in enumerate(TASKS)}
 
 
 class TargetRecordings(ConcatDataset):
@@ -69,7 +67,7 @@ class RecordingCollator:
         return Batch(
             audio_ids=tuple(sample.audio_id for sample in samples),
             tasks=tuple(sample.task for sample in samples),
-            task_index=torch.tensor([_TASK_INDEX[sample.task] for sample in samples]),
+            task_index=torch.tensor([task_index(sample.task) for sample in samples]),
             instruction={},
             waveform=pad(waveforms),
             waveform_lengths=lengths_of(waveforms),

@@ -13,7 +13,7 @@ import numpy as np
 
 from unisono.data.feature_cache.demands import Demand, Part, Source, demands_of
 from unisono.data.feature_cache.digests import FileDigests
-from unisono.data.feature_cache.reading import digests_folder
+from unisono.data.feature_cache.reading import CachedFiles, digests_folder
 from unisono.data.feature_cache.scan import chunks, digests_of
 from unisono.errors import UserError
 
@@ -58,14 +58,16 @@ def attach(
         _check_dataset(dataset, parts["autoencoder"])
     readers: dict[str, Any] = {}
     demands = demands_of(parts, [datasets], dtype)
-    for demand in demands:
-        _refuse_missing(demand, Path(cache), max_checked)
+    made = [demand.encoder.reader(Path(cache)) for demand in demands]
+    for demand, reader in zip(demands, made, strict=True):
+        # What is learned here of files goes to the workers with the reader, be the folder writable or not.
+        files = reader.files if isinstance(reader, CachedFiles) else FileDigests(digests_folder(Path(cache)))
+        _refuse_missing(demand, reader, files, max_checked)
     for dataset in datasets:
         for name in READERS:
             if hasattr(dataset, name):
                 setattr(dataset, name, None)
-    for demand in demands:
-        reader = demand.encoder.reader(Path(cache))
+    for demand, reader in zip(demands, made, strict=True):
         for part in demand.parts:
             setattr(part.dataset, part.reader, reader)
             readers[part.reader] = reader
@@ -86,8 +88,7 @@ def _check_dataset(dataset: AudioGenerationDataset, autoencoder: Any) -> None:
         )
 
 
-def _refuse_missing(demand: Demand, cache: Path, max_checked: int) -> None:
-    reader, files = demand.encoder.reader(cache), FileDigests(digests_folder(cache))
+def _refuse_missing(demand: Demand, reader: Any, files: FileDigests, max_checked: int) -> None:
     checked, missing = 0, 0
     shown: list[str] = []
     total = len(demand)

@@ -20,36 +20,36 @@ from unisono.data.prepare.commands_options import (
 )
 from unisono.errors import UserError
 
+ByOption = Annotated[
+    str | None,
+    typer.Option(
+        "--by", help="text (English) or phonemes (any language); default: phonemes if the first line has some."
+    ),
+]
+AlignerOption = Annotated[
+    Path | None,
+    typer.Option("--aligner", help="Folder of a trained aligner; default: train one, in aligner beside the output."),
+]
+ToleranceOption = Annotated[
+    float | None,
+    typer.Option(
+        "--tolerance", min=1.01, help="By phonemes: how many times worse than usual a recording may fit; default: 4."
+    ),
+]
+TrainingSeedOption = Annotated[int, typer.Option("--seed", min=0, help="Of the choice of recordings to train on.")]
+MaxTrainingOption = Annotated[float, typer.Option("--max-training-s", min=1.0, help="Seconds of speech to train on.")]
+
 
 def align(
     content: ContentArgument,
     out: OutputOption,
     audio: AudioOption = None,
-    by: Annotated[
-        str | None,
-        typer.Option(
-            "--by", help="text (English) or phonemes (any language); default: phonemes if the first line has some."
-        ),
-    ] = None,
-    aligner: Annotated[
-        Path | None,
-        typer.Option(
-            "--aligner", help="Folder of a trained aligner; default: train one, in aligner beside the output."
-        ),
-    ] = None,
-    tolerance: Annotated[
-        float | None,
-        typer.Option(
-            "--tolerance",
-            min=1.01,
-            help="By phonemes: how many times worse than usual a recording may fit; default: 4.",
-        ),
-    ] = None,
+    by: ByOption = None,
+    aligner: AlignerOption = None,
+    tolerance: ToleranceOption = None,
     pronunciations: PronunciationsOption = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the choice of recordings to train on.")] = 0,
-    max_training_s: Annotated[
-        float, typer.Option("--max-training-s", min=1.0, help="Seconds of speech to train on.")
-    ] = 3600.0,
+    seed: TrainingSeedOption = 0,
+    max_training_s: MaxTrainingOption = 3600.0,
     workers: WorkersOption = None,
     overwrite: OverwriteOption = False,
     max_left_out: MaxLeftOutOption = 0.5,

@@ -38,7 +38,7 @@ _SILENT_PEAK = 1e-3
 
 
 @dataclass(frozen=True)
-class MusicJob:
+class MusicJob(EffectJob):
     """One recording of music.
 
     Attributes:
@@ -50,14 +50,6 @@ class MusicJob:
         beats: how many beats it has, 0 if unknown.
     """
 
-    job_id: str
-    package: str
-    name: str
-    path: Path
-    caption: str
-    license: str
-    credit: str
-    audio_folder: Path
     is_piece: bool = False
     loop: bool = False
     beats: int = 0
