@@ -53,8 +53,6 @@ def contents(seed: int = 0, units: int = 4, frames: int = 30) -> dict[str, objec
 def encode(modality: str, *given: object) -> Condition:
     samples = [Sample(str(i), "text_to_audio", "x", (content,)) for i, content in enumerate(given)]
     inputs: dict = dict(Collator(TOY_PHONEMES, TOY_SPEAKERS)(samples).contents[modality].inputs)
-    if modality == "video":
-        inputs["latent_rate_hz"] = LATENT_RATE_HZ
     with torch.no_grad():
         return encoders()[modality](**inputs)
 
@@ -113,7 +111,7 @@ def test_a_reference_voice_is_heard_and_its_size_is_checked(modality: str) -> No
     assert torch.allclose(both.tensor[0], encode(modality, content).tensor[0], atol=1e-5)
     larger = type(content)(**{**content.__dict__, "speaker": torch.ones(5)})
     with pytest.raises(
-        UserError, match="a speaker embedding has 5 values, the model takes 4; set speaker_embedding_dim"
+        UserError, match="a speaker embedding has 5 values, the model takes 4; set speaker_embedding_dim of model"
     ):
         encode(modality, larger)
 
@@ -127,8 +125,8 @@ def test_pictures_come_at_the_latent_rate_in_their_time() -> None:
     encoder.transformer = torch.nn.Identity()
     encoder.transformer.forward = lambda x, mask: x
     with torch.no_grad():
-        inputs = {"lengths": torch.tensor([10]), "rate_hz": torch.tensor([25.0]), "latent_rate_hz": LATENT_RATE_HZ}
-        x = encoder(frames=frames[None], **inputs).tensor[0]
+        sample = Sample("a", "video_to_audio", "x", (VideoContent(25.0, frames),))
+        x = encoder(**Collator()([sample]).contents["video"].inputs).tensor[0]
     same = [bool(torch.allclose(x[i], x[i - 1], atol=1e-6)) for i in range(1, 20)]
     # Black, the change at 0.16 s for one picture, white.
     assert [i + 1 for i, equal in enumerate(same) if not equal] == [8, 10]

@@ -117,12 +117,19 @@ def test_without_targets_nothing_but_content_is_needed(toy_corpus: Path) -> None
 def mixed(everything: ConcatDataset, seed: int, size: int) -> list[Sample]:
     rng = np.random.default_rng(seed)
     samples = [everything[int(i)] for i in rng.permutation(len(everything))[:size]]
-    # Different lengths, so that there is padding.
-    return [
-        dataclasses.replace(sample, waveform=sample.waveform[: int(rng.integers(100, 14_000))])
-        for sample in samples
-        if sample.waveform is not None
-    ]
+    # Different lengths, so that there is padding; a recording to be changed is as long as its target.
+    shortened = []
+    for sample in samples:
+        assert sample.waveform is not None
+        length = int(rng.integers(100, 14_000))
+        content = tuple(
+            dataclasses.replace(one, waveform=one.waveform[:length])
+            if isinstance(one, AudioContent) and one.waveform is not None
+            else one
+            for one in sample.content
+        )
+        shortened.append(dataclasses.replace(sample, waveform=sample.waveform[:length], content=content))
+    return shortened
 
 
 @pytest.mark.parametrize("size", [1, 2, 9, 24])

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import copy
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from unisono.data.datasets.base import Symbols
 from unisono.errors import UserError
+from unisono.media import tolerances
 from unisono.tasks import task_index
 from unisono.text.tokens import Tokenizer, tokenizer
-from unisono.timing import latent_rate_hz, unit_boundaries
+from unisono.timing import latent_rate_hz, samples_to_frames, seconds_to_frames, unit_boundaries
 from unisono.types import (
     AudioContent,
     Batch,
@@ -40,7 +44,8 @@ class Collator:
     Args:
         phonemes: as given to the phoneme encoder.
         speakers: likewise.
-        sample_rate, hop_samples: of the model; phonemes with an F0 contour are laid out on its latent frames.
+        sample_rate, hop_samples: of the model; phonemes with an F0 contour, and videos, are laid out on its latent
+            frames.
         text_tokenizer, instruction_tokenizer: names of the pretrained encoders that read captions and instructions;
             None is bytes.
     """
@@ -57,9 +62,23 @@ class Collator:
         self.tokenize_text, self.tokenize_instruction = tokenizer(text_tokenizer), tokenizer(instruction_tokenizer)
         self.phoneme_token = {symbol: index + 1 for index, symbol in enumerate(phonemes)}
         self.speaker_index = {name: index + 1 for index, name in enumerate(speakers)}
-        self.latent_rate_hz = latent_rate_hz(sample_rate, hop_samples)
+        self.latent_rate_hz, self.hop_samples = latent_rate_hz(sample_rate, hop_samples), hop_samples
+        self.lengths: tuple[int, ...] = ()
+
+    def with_static_shapes(self, lengths: Sequence[int]) -> Collator:
+        """One that pads to few shapes, for which ``torch.compile`` can make a program each.
+
+        Args:
+            lengths: latent frames; targets are padded to the least that holds the longest of them. Captions are padded
+                to powers of two.
+        """
+        other = copy.copy(self)
+        other.lengths = tuple(sorted(lengths))
+        return other
 
     def __call__(self, samples: Sequence[Sample]) -> Batch:
+        for sample in samples:
+            self._check_frames(sample)
         contents: dict[str, ContentBatch] = {}
         by_modality: dict[str, Callable[..., ContentBatch]] = {
             TextContent.modality: self._text,
@@ -89,12 +108,78 @@ class Collator:
                 self.tokenize_instruction,
             ),
             contents=contents,
-            **_targets(samples),
+            **self._targets(samples),
         )
+
+    # -- time ---------------------------------------------------------------------------------------------------------
+
+    def _target_frames(self, sample: Sample) -> int | None:
+        """Latent frames that a sample's target has, or will have because its content is aligned with them."""
+        if sample.latent is not None:
+            return len(sample.latent)
+        if sample.waveform is not None:
+            return samples_to_frames(len(sample.waveform), self.hop_samples)
+        return next((frames for _, frames in self._aligned(sample)), None)
+
+    def _aligned(self, sample: Sample) -> list[tuple[str, int]]:
+        """Latent frames of each content that brings one unit per frame. A video's last picture lasts as is needed."""
+        found = []
+        for content in sample.content:
+            if isinstance(content, PitchContent):
+                found.append(("F0 contour", len(content.f0_hz)))
+            elif isinstance(content, AudioContent) and content.latent is not None:
+                found.append(("latent of the recording", len(content.latent)))
+            elif isinstance(content, AudioContent) and content.waveform is not None:
+                found.append(("recording", samples_to_frames(len(content.waveform), self.hop_samples)))
+        return found
+
+    def _check_frames(self, sample: Sample) -> None:
+        """Refuse content that lies on the target's frames and has a different number of them.
+
+        One frame of difference is rounding: the last one is held, or left out.
+        """
+        wanted = self._target_frames(sample)
+        for name, frames in self._aligned(sample):
+            if not frames:
+                raise UserError(f"{sample.item_name or sample.audio_id}: the {name} is empty; leave the item out")
+            if wanted is not None and abs(frames - wanted) > 1:
+                what = "another content" if sample.waveform is None and sample.latent is None else "the target"
+                raise UserError(
+                    f"{sample.item_name or sample.audio_id}: the {name} has {frames} latent frames "
+                    f"({frames / self.latent_rate_hz:.3f} s), {what} {wanted} ({wanted / self.latent_rate_hz:.3f} s); "
+                    "they must agree within one frame: cut both alike"
+                )
+
+    def _padded_frames(self, longest: int) -> int:
+        """Latent frames to pad to."""
+        index = bisect_left(self.lengths, longest)
+        return self.lengths[index] if index < len(self.lengths) else longest
+
+    def _targets(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
+        """Fields of the batch: waveforms, or cached latents, and the targets' lengths in samples."""
+        waveforms = [sample.waveform for sample in samples if sample.waveform is not None]
+        latents = [sample.latent for sample in samples if sample.latent is not None]
+        if not waveforms and not latents:
+            return {}
+        if len(waveforms) == len(samples) and not latents:
+            waveform = pad(waveforms)
+            if self.lengths:
+                frames = self._padded_frames(samples_to_frames(waveform.shape[1], self.hop_samples))
+                waveform = F.pad(waveform, (0, frames * self.hop_samples - waveform.shape[1]))
+            return {"waveform": waveform, "waveform_lengths": lengths_of(waveforms)}
+        if len(latents) == len(samples) and not waveforms:
+            latent = pad(latents)
+            latent = F.pad(latent, (0, 0, 0, self._padded_frames(latent.shape[1]) - latent.shape[1]))
+            num_samples = torch.tensor([sample.num_samples for sample in samples])
+            return {"latent": latent, "latent_lengths": lengths_of(latents), "waveform_lengths": num_samples}
+        raise ValueError("a batch mixes samples with and without a target waveform")
 
     def _text(self, index: Tensor, samples: Sequence[Sample], contents: Sequence[TextContent]) -> ContentBatch:
         texts, embeddings = [content.text for content in contents], [content.embedding for content in contents]
-        return ContentBatch(index, _texts(texts, embeddings, self.tokenize_text))
+        inputs = _texts(texts, embeddings, self.tokenize_text)
+        if self.lengths:
+            inputs = {name: _to_power_of_two(value) if value.dim() > 1 else value for name, value in inputs.items()}
+        return ContentBatch(index, inputs)
 
     def _phonemes(self, index: Tensor, samples: Sequence[Sample], contents: Sequence[PhonemeContent]) -> ContentBatch:
         inputs = {"tokens": pad(self._tokens(samples, contents)), **self._speakers(samples, contents)}
@@ -142,12 +227,35 @@ class Collator:
         shapes = {tuple(row.shape[1:]) for row in rows if row is not None}
         if len(shapes) > 1:
             raise UserError(f"videos of one batch have frames of shapes {sorted(shapes)}; they must be alike")
+        shown = [self._shown(sample, content) for sample, content in zip(samples, contents, strict=True)]
         inputs = {
             kinds.pop(): pad([row for row in rows if row is not None]),
-            "lengths": lengths_of([row for row in rows if row is not None]),
-            "rate_hz": torch.tensor([content.rate_hz for content in contents]),
+            "shown": pad(shown),
+            "lengths": lengths_of(shown),
         }
         return ContentBatch(index, inputs)
+
+    def _shown(self, sample: Sample, content: VideoContent) -> Tensor:
+        """Which picture is on the screen as each latent frame begins, int64 ``(T,)``.
+
+        The last one lasts for as long as the sound does, and what the sound does not reach is not shown, within
+        ``tolerances.VIDEO_S``: films and their sound seldom end together.
+        """
+        pictures = content.frames if content.frames is not None else content.features
+        where = sample.item_name or sample.audio_id
+        if pictures is None or not len(pictures):
+            raise UserError(f"{where}: the video has no picture; give it at least one")
+        video_s = len(pictures) / content.rate_hz
+        frames = self._target_frames(sample)
+        if frames is None:
+            frames = int(seconds_to_frames(video_s, self.latent_rate_hz))
+        if abs(frames / self.latent_rate_hz - video_s) > tolerances.VIDEO_S + 1 / content.rate_hz:
+            raise UserError(
+                f"{where}: {len(pictures)} pictures at {content.rate_hz:g} Hz are {video_s:.3f} s, the sound "
+                f"{frames / self.latent_rate_hz:.3f} s; they must agree within {tolerances.VIDEO_S} s: cut both alike"
+            )
+        time_s = torch.arange(frames, dtype=torch.float64) / self.latent_rate_hz
+        return (time_s * content.rate_hz + 1e-4).long().clamp_max(len(pictures) - 1)
 
     # -- symbols ------------------------------------------------------------------------------------------------------
 
@@ -198,6 +306,12 @@ class Collator:
             )
 
 
+def _to_power_of_two(rows: Tensor) -> Tensor:
+    """Zeros behind the units of ``(B, L, ...)``, until there are 32, 64, 128 …"""
+    wanted = max(32, 1 << (rows.shape[1] - 1).bit_length())
+    return F.pad(rows, (0, 0) * (rows.dim() - 2) + (0, wanted - rows.shape[1]))
+
+
 def _texts(texts: Sequence[str], embeddings: Sequence[Tensor | None], tokenize: Tokenizer) -> dict[str, Tensor]:
     """Inputs of a text encoder: cached embeddings, or tokens."""
     cached = [embedding for embedding in embeddings if embedding is not None]
@@ -206,20 +320,6 @@ def _texts(texts: Sequence[str], embeddings: Sequence[Tensor | None], tokenize: 
     if len(cached) != len(texts):
         raise ValueError("a batch mixes texts with cached embeddings and without")
     return {"embedding": pad(cached), "lengths": lengths_of(cached)}
-
-
-def _targets(samples: Sequence[Sample]) -> dict[str, Tensor]:
-    """Fields of the batch: waveforms, or cached latents, and the targets' lengths in samples."""
-    waveforms = [sample.waveform for sample in samples if sample.waveform is not None]
-    latents = [sample.latent for sample in samples if sample.latent is not None]
-    if not waveforms and not latents:
-        return {}
-    if len(waveforms) == len(samples) and not latents:
-        return {"waveform": pad(waveforms), "waveform_lengths": lengths_of(waveforms)}
-    if len(latents) == len(samples) and not waveforms:
-        num_samples = torch.tensor([sample.num_samples for sample in samples])
-        return {"latent": pad(latents), "latent_lengths": lengths_of(latents), "waveform_lengths": num_samples}
-    raise ValueError("a batch mixes samples with and without a target waveform")
 
 
 def _durations(contents: Sequence[PhonemeContent | ScoreContent]) -> Tensor | None:

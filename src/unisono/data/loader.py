@@ -9,6 +9,7 @@ import numpy as np
 from torch.utils.data import DataLoader, Sampler
 
 from unisono.data.sampler import EvalBatchSampler, Mixture, TrainBatchSampler, mixture_shares
+from unisono.errors import UserError
 from unisono.timing import clip_frames
 
 
@@ -59,6 +60,7 @@ def train_dataloader(
     hop_samples: int = 480,
     num_buckets: int = 16,
     mixture: Mixture = "proportional",
+    static_shapes: bool = False,
     num_workers: int = 0,
     pin_memory: bool = False,
     persistent_workers: bool = False,
@@ -75,6 +77,9 @@ def train_dataloader(
         sample_rate, hop_samples: of the model; they say how many latent frames an item has.
         num_buckets: lengths to tell apart.
         mixture: how often each task is drawn, see ``mixture_shares``.
+        static_shapes: pad every batch of a bucket to the bucket's length, and captions to powers of two, so that
+            ``torch.compile`` with ``dynamic=False`` meets few shapes. ``collate_fn`` must be a ``Collator``, or have
+            its ``with_static_shapes``.
     """
     parts = getattr(dataset, "datasets", None)
     shares, ends, names = None, None, ()
@@ -88,6 +93,13 @@ def train_dataloader(
                 warm_up(part.sample_rate)
     frames = frames_of(dataset, sample_rate, hop_samples)
     sampler = TrainBatchSampler(frames, batch_size, seed, max_batch_frames, num_buckets, ends, shares, names)
+    if static_shapes:
+        if not hasattr(collate_fn, "with_static_shapes"):
+            raise UserError(
+                f"static_shapes is true, but {type(collate_fn).__name__} has no with_static_shapes(lengths); "
+                "give it one (see unisono.data.collate.Collator), or set static_shapes to false"
+            )
+        collate_fn = collate_fn.with_static_shapes([bucket.max_frames for bucket in sampler.buckets])
     return _loader(dataset, sampler, collate_fn, num_workers, pin_memory, persistent_workers, prefetch_factor)
 
 

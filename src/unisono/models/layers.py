@@ -77,8 +77,9 @@ QueryKeyNorm = Literal["layer", "rms", "none"]
 def _head_norm(kind: QueryKeyNorm, head_dim: int) -> nn.Module:
     if kind not in get_args(QueryKeyNorm):
         raise ValueError(f"query_key_norm is {kind!r}; choose one of {', '.join(get_args(QueryKeyNorm))}")
-    kinds = {"layer": nn.LayerNorm, "rms": nn.RMSNorm}
-    return nn.Identity() if kind == "none" else kinds[kind](head_dim)
+    if kind == "rms":  # PyTorch's own epsilon depends on the type of the numbers, and so would a model
+        return nn.RMSNorm(head_dim, eps=1e-6)
+    return nn.LayerNorm(head_dim) if kind == "layer" else nn.Identity()
 
 
 class Attention(nn.Module):

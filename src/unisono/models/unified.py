@@ -21,6 +21,7 @@ from unisono.models.compatibility import check_parts
 from unisono.models.content_adapter import AdaptedContent, ContentAdapter
 from unisono.models.generation import Generated, GenerationSettings
 from unisono.models.length_regulator import expand
+from unisono.models.unused import touch
 from unisono.objectives import Branch, Objective, PredictBranches, guided
 from unisono.objectives.noise import item_noise
 from unisono.timing import frames_to_samples, seconds_to_frames, unit_boundaries
@@ -161,8 +162,6 @@ class UnifiedAudioModel(nn.Module):
         return alone
 
     def _encoder_inputs(self, content: ContentBatch) -> dict[str, Any]:
-        if "rate_hz" in content.inputs:  # frames of a rate of their own
-            return {**content.inputs, "latent_rate_hz": self.autoencoder.latent_rate_hz}
         if "waveform" in content.inputs:
             latent, lengths = self.autoencoder.encode(content.inputs["waveform"], content.inputs["lengths"])
         elif "latent_lengths" in content.inputs:  # from the feature cache
@@ -258,7 +257,7 @@ class UnifiedAudioModel(nn.Module):
         conditions = self.backbone.precompute(frames, mask, context)
         prediction = self.backbone(self.objective.interpolate(x0, noise, sigma), sigma, conditions)
         if self.training:
-            prediction = prediction + self._touch_unused(batch)
+            prediction = self._touch_unused(prediction, batch)
         seconds = batch.waveform_lengths.float() / self.autoencoder.sample_rate
         target = self.objective.target(x0, noise, sigma)
         return TrainingOutput(prediction, target, mask, sigma, *self._durations(encoded, seconds), batch.task_index)
@@ -288,22 +287,14 @@ class UnifiedAudioModel(nn.Module):
                 local.append(DurationPrediction(adapted.local_duration, target, known))
         return local, whole
 
-    def _touch_unused(self, batch: Batch) -> Tensor:
-        """Zero, with a gradient path to what this batch did not use.
-
-        Without it a rank whose batch lacks a modality stalls the others in distributed training.
-        """
-        parts = [
-            p
-            for name, encoder in self.content_encoders.items()
-            if name not in batch.contents
-            for p in encoder.parameters()
-        ]
-        parts += [self.null_frame, self.null_context]
-        parts += [] if self.null_instruction is None else [self.null_instruction]
-        parts += list(self.content_adapter.global_predictor.parameters())
-        parts += list(self.content_adapter.local_predictor.parameters())
-        return torch.stack([p.flatten()[0] for p in parts if p.requires_grad]).sum() * 0.0
+    def _touch_unused(self, prediction: Tensor, batch: Batch) -> Tensor:
+        """The same ``prediction``, with a gradient of zero for what this batch did not use."""
+        encoders = [encoder for name, encoder in self.content_encoders.items() if name not in batch.contents]
+        unused = [p for encoder in encoders for p in encoder.parameters()]
+        nulls = [p for p in (self.null_frame, self.null_context, self.null_instruction) if p is not None]
+        adapter = self.content_adapter
+        predictors = [*adapter.global_predictor.parameters(), *adapter.local_predictor.parameters()]
+        return touch(prediction, [*unused, *nulls, *predictors])
 
     # -- generation ---------------------------------------------------------------------------------------------
 

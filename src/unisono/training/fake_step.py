@@ -144,11 +144,12 @@ def _pitch(num_items: int, duration_s: float, sample_rate: int) -> dict[str, Ten
 
 
 def _video(num_items: int, duration_s: float, sample_rate: int) -> dict[str, Tensor]:
-    frames = max(1, math.ceil(PICTURES_PER_S * duration_s))
+    frames, shown = (max(1, math.ceil(rate * duration_s)) for rate in (PICTURES_PER_S, FRAMES_PER_S))
+    picture = (torch.arange(shown) * PICTURES_PER_S / FRAMES_PER_S).long().clamp_max(frames - 1)
     return {
         "frames": torch.zeros(num_items, frames, PICTURE_SIZE, PICTURE_SIZE, 3, dtype=torch.uint8),
-        "lengths": torch.full((num_items,), frames),
-        "rate_hz": torch.full((num_items,), PICTURES_PER_S),
+        "shown": picture.repeat(num_items, 1),
+        "lengths": torch.full((num_items,), shown),
     }
 
 

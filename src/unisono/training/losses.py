@@ -17,7 +17,8 @@ from unisono.tasks import TASKS, get_task
 class LossResult:
     """``total`` is what is minimised; the others are its parts, one value per item that has the part.
 
-    ``sigma`` is the noise level of each item.
+    ``sigma`` is the noise level of each item. ``local_known`` says which values of ``local_duration`` count: content
+    of units whose durations nobody knows has a value of 0 there, as leaving it out would wait for the device.
     """
 
     total: Tensor
@@ -25,6 +26,7 @@ class LossResult:
     prediction_error: Tensor
     local_duration: Tensor
     global_duration: Tensor
+    local_known: Tensor
 
 
 def masked_item_mean(value: Tensor, mask: Tensor) -> Tensor:
@@ -34,13 +36,14 @@ def masked_item_mean(value: Tensor, mask: Tensor) -> Tensor:
     return (value * mask).sum(dim=1) / mask.sum(dim=1).clamp_min(1)
 
 
-def duration_loss(predictions: list[DurationPrediction], device: torch.device) -> Tensor:
-    """Squared error in the log domain, mean over units; one value per item that has durations."""
-    per_item = [torch.zeros(0, device=device)]
+def duration_loss(predictions: list[DurationPrediction], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Squared error in the log domain, mean over units: one value per item with units, and which of them count."""
+    per_item, known = [torch.zeros(0, device=device)], [torch.zeros(0, dtype=torch.bool, device=device)]
     for p in predictions:
-        squared = (p.prediction - p.target) ** 2
-        per_item.append(masked_item_mean(squared, p.mask) if squared.dim() == 2 else squared)
-    return torch.cat(per_item)
+        squared, has_units = (p.prediction - p.target) ** 2, p.mask.dim() == 2
+        per_item.append(masked_item_mean(squared, p.mask) if has_units else squared)
+        known.append(p.mask.any(dim=1) if has_units else p.mask)
+    return torch.cat(per_item), torch.cat(known)
 
 
 class AudioGenerationLoss:
@@ -69,13 +72,14 @@ class AudioGenerationLoss:
 
     def __call__(self, output: TrainingOutput) -> LossResult:
         error = masked_item_mean((output.prediction.float() - output.target) ** 2, output.frame_mask)
-        local = duration_loss(output.local_durations, error.device)
-        whole = duration_loss(output.global_durations, error.device)
+        local, local_known = duration_loss(output.local_durations, error.device)
+        whole, whole_known = duration_loss(output.global_durations, error.device)
         total = (error * self._weights_on(error.device)[output.task_index]).mean()
-        for weight, part in ((self.local_duration_weight, local), (self.global_duration_weight, whole)):
+        parts = ((self.local_duration_weight, local, local_known), (self.global_duration_weight, whole, whole_known))
+        for weight, part, known in parts:
             if len(part):
-                total = total + weight * part.mean()
-        return LossResult(total, output.sigma, error, local, whole)
+                total = total + weight * (part * known).sum() / known.sum().clamp_min(1)
+        return LossResult(total, output.sigma, error, local, whole, local_known)
 
     def _weights_on(self, device: torch.device) -> Tensor:
         """One weight per task, made once: a copy to the device in each step would wait for it."""

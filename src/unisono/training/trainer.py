@@ -25,6 +25,7 @@ from unisono.errors import UserError
 from unisono.objectives.noise import derive_seed
 from unisono.training import run_state
 from unisono.training.checkpoint import CheckpointFolder
+from unisono.training.compilation import compile_modules
 from unisono.training.deepspeed import ZeroAccelerator, refuse_gradient_hooks
 from unisono.training.ema import ExponentialMovingAverage
 from unisono.training.hooks import TrainerHooks
@@ -177,8 +178,7 @@ class Trainer(Reporting, TrainerHooks, ABC):
     ) -> None:
         """Make model, optimizer and schedule what the processes train together."""
         if torch_compile:
-            for module in self.modules_to_compile(model):
-                module.compile(**({} if torch_compile is True else torch_compile))
+            compile_modules(self.modules_to_compile(model), torch_compile)
         own_optimizer = optimizer([p for p in model.parameters() if p.requires_grad])
         self.lr_scheduler = make_scheduler(lr_scheduler, own_optimizer, num_warmup_steps, self.total_steps)
         if needs_metric(self.lr_scheduler) and self.val_batches is None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from unisono.errors import UserError
+from unisono.models.unused import touch
 
 
 class SpeakerEmbedding(nn.Module):
@@ -27,12 +28,13 @@ class SpeakerEmbedding(nn.Module):
         """``speaker`` int64 ``(B,)``; ``embedding (B, E)``, zeros where a name is given; returns ``(B, D)``."""
         vector = self.names(speaker)
         if embedding is None:
-            return vector
+            return vector if self.project is None else touch(vector, self.project.parameters())
         if self.project is None or self.project.in_features != embedding.shape[1]:
             expected = "none" if self.project is None else str(self.project.in_features)
             raise UserError(
                 f"a speaker embedding has {embedding.shape[1]} values, the model takes {expected}; set "
-                "speaker_embedding_dim of the content encoder"
+                "speaker_embedding_dim of model.content_encoders.phoneme, .score and .pitch, or make the embeddings "
+                "with the encoder that the model was trained with (unisono speaker)"
             )
         given = (embedding != 0).any(dim=1, keepdim=True)
         return vector + self.project(embedding) * given

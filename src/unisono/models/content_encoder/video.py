@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from unisono.errors import UserError
 from unisono.models.layers import TransformerEncoder
-from unisono.timing import seconds_to_frames
+from unisono.models.unused import touch
 from unisono.types import Alignment, Condition, length_mask
 
 
@@ -45,16 +45,15 @@ class VideoEncoder(nn.Module):
         self.transformer = TransformerEncoder(dim, num_layers, num_heads)
 
     def forward(
-        self,
-        lengths: Tensor,
-        rate_hz: Tensor,
-        latent_rate_hz: float,
-        frames: Tensor | None = None,
-        features: Tensor | None = None,
+        self, shown: Tensor, lengths: Tensor, frames: Tensor | None = None, features: Tensor | None = None
     ) -> Condition:
-        """``frames`` uint8 ``(B, T, H, W, 3)`` or ``features (B, T, F)``; ``lengths``, ``rate_hz (B,)``.
+        """Vectors of what is shown at each of T latent frames.
 
-        The picture on the screen at a latent frame's beginning stands for it.
+        Args:
+            shown: int64 ``(B, T)``, which of N pictures.
+            lengths: int64 ``(B,)``, latent frames.
+            frames: pictures, uint8 ``(B, N, H, W, 3)``; or
+            features: of pictures, ``(B, N, F)``.
         """
         if features is not None:
             if self.features is None or self.features.in_features != features.shape[-1]:
@@ -63,15 +62,13 @@ class VideoEncoder(nn.Module):
                     f"video features have {features.shape[-1]} values, the model takes {expected}; set "
                     "feature_dim of model.content_encoders.video"
                 )
-            x = self.features(features.to(self.features.weight.dtype))
+            x = touch(self.features(features.to(self.features.weight.dtype)), self.pictures.parameters())
         else:
             assert frames is not None, "a video is pictures or features"
             x = self._encode_pictures(frames)
-        seconds = lengths / rate_hz
-        latent_lengths = seconds_to_frames(seconds, latent_rate_hz)
-        time_s = torch.arange(int(latent_lengths.max()), device=x.device) / latent_rate_hz
-        x = _at_times(x, lengths, rate_hz, time_s)
-        mask = length_mask(latent_lengths, x.shape[1])
+            x = x if self.features is None else touch(x, self.features.parameters())
+        x = torch.gather(x, 1, shown[..., None].expand(-1, -1, x.shape[2]))
+        mask = length_mask(lengths, x.shape[1])
         return Condition(self.transformer(x, mask), mask)
 
     def _encode_pictures(self, frames: Tensor) -> Tensor:
@@ -80,9 +77,3 @@ class VideoEncoder(nn.Module):
         change = torch.diff(picture, dim=1, prepend=picture[:, :1])
         both = torch.cat([picture, change], dim=2)
         return self.pictures(both.flatten(0, 1)).unflatten(0, both.shape[:2])
-
-
-def _at_times(x: Tensor, lengths: Tensor, rate_hz: Tensor, time_s: Tensor) -> Tensor:
-    """Of ``x (B, T, D)`` at ``rate_hz (B,)`` what is shown at ``time_s (N,)``, ``(B, N, D)``."""
-    index = (time_s[None, :] * rate_hz[:, None] + 1e-4).long().clamp_max((lengths - 1)[:, None])
-    return torch.gather(x, 1, index[..., None].expand(-1, -1, x.shape[2]))
