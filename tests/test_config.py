@@ -270,7 +270,7 @@ def test_the_check_keeps_no_weights_and_reads_no_audio(monkeypatch: pytest.Monke
     cfg.train_dataloader.dataset.datasets = cfg.val_dataloader.dataset.datasets = [node]
     assert check_config(cfg, TRAINING) == []
     parameters = list(built[0]["model"].parameters())
-    assert sum(p.numel() for p in parameters) > 1e9 and {p.device.type for p in parameters} == {"meta"}
+    assert sum(p.numel() for p in parameters) > 0.9e9 and {p.device.type for p in parameters} == {"meta"}
 
 
 # -- parts ----------------------------------------------------------------------------------------------------------

@@ -214,3 +214,12 @@ def test_impossible_shares_are_refused(ratios: dict[str, float], message: str) -
     parts = (toy.autoencoder, toy.instruction_encoder, dict(toy.content_encoders.items()), toy.content_adapter)
     with pytest.raises(ValueError, match=message):
         UnifiedAudioModel(*parts, toy.backbone, toy.objective, **ratios)
+
+
+def test_a_model_that_never_went_without_conditions_is_not_guided() -> None:
+    toy = toy_model(32, 2)
+    parts = (toy.autoencoder, toy.instruction_encoder, dict(toy.content_encoders.items()), toy.content_adapter)
+    model = UnifiedAudioModel(*parts, toy.backbone, toy.objective, cfg_drop_ratio=0.0)
+    with pytest.raises(UserError, match=r"guidance_scale is 2.0, but .* set guidance_scale to 1, or train with"):
+        model.settle(GenerationSettings())
+    assert model.settle(GenerationSettings(guidance_scale=1.0)).guidance_scale == 1.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -74,6 +75,12 @@ def test_what_cannot_be_an_encoder_is_refused(tmp_path: Path, folder: Path) -> N
     with pytest.raises(UserError, match=r"empty.*text encoder"):
         PretrainedTextEncoder(32, str(tmp_path / "empty"))
     bert = PretrainedTextEncoder(32, str(save_text_encoder(tmp_path / "bert", "bert")))
+    cut = tmp_path / "cut"
+    shutil.copytree(folder, cut)
+    weights = cut / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(UserError, match=r"cut: cannot be loaded as a text encoder.*safetensors"):
+        PretrainedTextEncoder(32, str(cut))
     with pytest.raises(UserError, match=r"has 42 tokens.*reads 32"):
         bert(PretrainedTokenizer(str(tmp_path / "bert"))(["x" * 41]))
     with pytest.raises(UserError, match="have 3 values"):

@@ -20,6 +20,7 @@ def register_omegaconf_resolvers() -> None:
         "mul": _product,
         "div": lambda a, b: a / b,
         "floordiv": lambda a, b: a // b,
+        "least": lambda *values: min(values),
         "len": _length,
         "concat": _concat,
         "split": _split,

@@ -24,12 +24,15 @@ def load_pretrained(from_pretrained: Callable[..., Any], name: str, wanted: str,
     Raises:
         UserError: nothing there, something else there, weights in another format.
     """
+    from safetensors import SafetensorError
+
     source, revision = name, None
     if not Path(name).exists():
         source, _, revision = name.partition("@")
     try:
         return from_pretrained(source, revision=revision or "main", trust_remote_code=False, **options)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    # RuntimeError: weights of other shapes than the settings beside them.
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         remedy = "give a folder or an id on the Hugging Face Hub, with weights in safetensors"
         raise UserError(f"{name}: cannot be loaded as {wanted} ({reason}); {remedy}") from error

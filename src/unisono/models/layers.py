@@ -177,21 +177,35 @@ class TransformerBlock(nn.Module):
 
 
 class TransformerEncoder(nn.Module):
-    """Stack of blocks with rotary positions and a final norm: ``(B, L, D) -> (B, L, D)``, zero at padding."""
+    """Stack of blocks with rotary positions and a final norm: ``(B, L, D) -> (B, L, D)``, zero at padding.
+
+    Args:
+        dim, num_heads, mlp_ratio, context_dim: of each block.
+        num_layers: blocks; none is the norm alone.
+        out_dim: width of a projection at the end; None for none.
+    """
 
     def __init__(
-        self, dim: int, num_layers: int, num_heads: int, mlp_ratio: float = 4.0, context_dim: int | None = None
+        self,
+        dim: int,
+        num_layers: int,
+        num_heads: int,
+        mlp_ratio: float = 4.0,
+        context_dim: int | None = None,
+        out_dim: int | None = None,
     ) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(TransformerBlock(dim, num_heads, mlp_ratio, context_dim) for _ in range(num_layers))
         self.norm = nn.LayerNorm(dim)
+        self.out = None if out_dim is None else nn.Linear(dim, out_dim)
         self.head_dim = dim // num_heads
 
     def forward(self, x: Tensor, mask: Tensor, context: Condition | None = None) -> Tensor:
         rotary = rotary_angles(x.shape[1], self.head_dim, x.device)
         for block in self.blocks:
             x = block(x, mask, rotary, context)
-        return self.norm(x) * mask[..., None]
+        x = self.norm(x)
+        return (x if self.out is None else self.out(x)) * mask[..., None]
 
 
 class TimeEmbedding(nn.Module):

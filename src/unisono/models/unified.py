@@ -325,6 +325,11 @@ class UnifiedAudioModel(nn.Module):
         chosen = self.objective.settle(settings.num_steps, settings.solver, settings.sway, settings.shift)
         settings = replace(settings, **asdict(chosen))
         asked = settings.guidance.branches(settings.guidance_max_sigma)
+        if Branch.NOTHING in asked and not self.cfg_drop_ratio:
+            raise UserError(
+                f"guidance_scale is {settings.guidance_scale}, but this model has cfg_drop_ratio 0 and never learned "
+                "to go without conditions; set guidance_scale to 1, or train with model.cfg_drop_ratio=0.1"
+            )
         if Branch.CONTENT in asked and self.null_instruction is None:
             raise UserError(
                 f"instruction_guidance_scale is {settings.instruction_guidance_scale}, but this model was trained "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
@@ -9,6 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from unisono.types import Condition
+
+_LONGEST_LOG = math.log(1e7)
+"""Frames or seconds of two days and more; beyond 88 the exponential is infinite, which no integer is."""
 
 
 @dataclass(frozen=True)
@@ -81,5 +85,5 @@ class ContentAdapter(nn.Module, ABC):
         return torch.log(value.float() + self.duration_offset)
 
     def from_log_duration(self, prediction: Tensor) -> Tensor:
-        """Frames or seconds from a prediction, never negative."""
-        return (torch.exp(prediction.float()) - self.duration_offset).clamp_min(0.0)
+        """Frames or seconds from a prediction: never negative, and finite, so that any limit still cuts them."""
+        return (torch.exp(prediction.float().clamp_max(_LONGEST_LOG)) - self.duration_offset).clamp_min(0.0)

@@ -25,7 +25,7 @@ class PitchEncoder(SymbolEncoder):
 
     def __init__(self, dim: int, num_layers: int = 0, **options: Any) -> None:
         super().__init__(dim, num_layers=num_layers, **options)
-        self.pitch = nn.Sequential(nn.Linear(2, dim), nn.SiLU(), nn.Linear(dim, dim))
+        self.pitch = nn.Sequential(nn.Linear(2, self.inner_dim), nn.SiLU(), nn.Linear(self.inner_dim, self.inner_dim))
 
     def forward(
         self,

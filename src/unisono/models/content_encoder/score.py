@@ -20,10 +20,10 @@ class ScoreEncoder(SymbolEncoder):
 
     def __init__(self, dim: int, **options: Any) -> None:
         super().__init__(dim, **options)
-        self.note = nn.Embedding(_MIDI_NOTES, dim)
-        self.slur = nn.Embedding(2, dim)
+        self.note = nn.Embedding(_MIDI_NOTES, self.inner_dim)
+        self.slur = nn.Embedding(2, self.inner_dim)
         # A note between two keys (quarter tones) and its length are numbers, not names.
-        self.numbers = nn.Linear(2, dim)
+        self.numbers = nn.Linear(2, self.inner_dim)
 
     def forward(
         self,

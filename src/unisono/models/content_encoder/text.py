@@ -26,6 +26,7 @@ class ByteTextEncoder(nn.Module):
         num_layers, num_heads: of the transformer.
         ngram_sizes: lengths in bytes; empty for bytes alone.
         ngram_buckets: rows of each n-gram table.
+        inner_dim: width of everything before a last projection to ``dim``; None, or ``dim`` itself, has none.
     """
 
     alignment = Alignment.NONE
@@ -37,13 +38,15 @@ class ByteTextEncoder(nn.Module):
         num_heads: int = 4,
         ngram_sizes: Sequence[int] = (3, 4, 5, 6),
         ngram_buckets: int = 2048,
+        inner_dim: int | None = None,
     ) -> None:
         super().__init__()
+        inner = inner_dim or dim
         self.dim, self.ngram_buckets = dim, ngram_buckets
         self.ngram_sizes = tuple(ngram_sizes)
-        self.embedding = nn.Embedding(BYTE_TOKENS, dim, padding_idx=0)
-        self.ngrams = nn.ModuleList(nn.Embedding(ngram_buckets, dim) for _ in self.ngram_sizes)
-        self.transformer = TransformerEncoder(dim, num_layers, num_heads)
+        self.embedding = nn.Embedding(BYTE_TOKENS, inner, padding_idx=0)
+        self.ngrams = nn.ModuleList(nn.Embedding(ngram_buckets, inner) for _ in self.ngram_sizes)
+        self.transformer = TransformerEncoder(inner, num_layers, num_heads, out_dim=None if inner == dim else dim)
 
     def forward(self, tokens: Tensor) -> Condition:
         """``tokens`` int64 ``(B, L)``: bytes plus one, zero at padding."""
