@@ -102,8 +102,9 @@ def compare_blocks(arguments: argparse.Namespace, device: torch.device) -> None:
             }
             if arguments.compile:
                 modules |= {f"{kind}, compiled": torch.compile(module) for kind, module in list(modules.items())}
-            x = torch.randn(arguments.batch, frames, dim, device=device, requires_grad=True)
-            context = torch.randn(arguments.batch, CONTEXT_UNITS, CONTEXT_DIM, device=device)
+            # As within the model, where both come from linear layers under autocast.
+            x = torch.randn(arguments.batch, frames, dim, device=device, dtype=dtype, requires_grad=True)
+            context = torch.randn(arguments.batch, CONTEXT_UNITS, CONTEXT_DIM, device=device, dtype=dtype)
             padding = torch.arange(frames, device=device).expand(arguments.batch, -1) >= frames - 5
             runs = {kind: _step(module, (x, context, padding), device, name) for kind, module in modules.items()}
             flops = {kind: _flops(run) for kind, run in runs.items()}

@@ -37,6 +37,7 @@ def encoders() -> dict[str, torch.nn.Module]:
 def contents(seed: int = 0, units: int = 4, frames: int = 30) -> dict[str, object]:
     g = torch.Generator().manual_seed(seed)
     durations = torch.rand(units, generator=g) + 0.05
+    durations = durations / durations.sum() * frames / LATENT_RATE_HZ
     phonemes = tuple(TOY_PHONEMES[i] for i in torch.randint(8, (units,), generator=g).tolist())
     notes = torch.randint(48, 72, (units,), generator=g).float()
     return {

@@ -117,7 +117,7 @@ def test_without_targets_nothing_but_content_is_needed(toy_corpus: Path) -> None
 def mixed(everything: ConcatDataset, seed: int, size: int) -> list[Sample]:
     rng = np.random.default_rng(seed)
     samples = [everything[int(i)] for i in rng.permutation(len(everything))[:size]]
-    # Different lengths, so that there is padding; a recording to be changed is as long as its target.
+    # Different lengths, so that there is padding; contents that lie in time are as long as their targets.
     shortened = []
     for sample in samples:
         assert sample.waveform is not None
@@ -125,6 +125,8 @@ def mixed(everything: ConcatDataset, seed: int, size: int) -> list[Sample]:
         content = tuple(
             dataclasses.replace(one, waveform=one.waveform[:length])
             if isinstance(one, AudioContent) and one.waveform is not None
+            else dataclasses.replace(one, durations_s=one.durations_s * (length / len(sample.waveform)))
+            if isinstance(one, PhonemeContent) and one.durations_s is not None
             else one
             for one in sample.content
         )

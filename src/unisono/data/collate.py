@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from unisono.data.content_checks import check_sample
 from unisono.data.datasets.base import Symbols
 from unisono.errors import UserError
 from unisono.media import tolerances
@@ -62,6 +63,7 @@ class Collator:
         self.tokenize_text, self.tokenize_instruction = tokenizer(text_tokenizer), tokenizer(instruction_tokenizer)
         self.phoneme_token = {symbol: index + 1 for index, symbol in enumerate(phonemes)}
         self.speaker_index = {name: index + 1 for index, name in enumerate(speakers)}
+        self.sample_rate = sample_rate
         self.latent_rate_hz, self.hop_samples = latent_rate_hz(sample_rate, hop_samples), hop_samples
         self.lengths: tuple[int, ...] = ()
 
@@ -78,6 +80,7 @@ class Collator:
 
     def __call__(self, samples: Sequence[Sample]) -> Batch:
         for sample in samples:
+            check_sample(sample, self.sample_rate)
             self._check_frames(sample)
         contents: dict[str, ContentBatch] = {}
         by_modality: dict[str, Callable[..., ContentBatch]] = {

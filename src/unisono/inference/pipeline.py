@@ -18,7 +18,7 @@ from unisono.errors import UserError
 from unisono.inference.model_folder import load_model_folder, save_model_folder
 from unisono.models.unified import GenerationSettings, UnifiedAudioModel
 from unisono.objectives.noise import derive_seed
-from unisono.types import PhonemeContent, Sample
+from unisono.types import PhonemeContent, Sample, ScoreContent
 
 
 @dataclass(frozen=True)
@@ -99,25 +99,51 @@ class Pipeline:
         duration_s: Sequence[float | None] | None = None,
     ) -> list[GeneratedAudio]:
         """Generate a batch; an item's noise depends on ``(seed, audio_id)`` alone, not on its neighbours."""
+        if not samples:
+            return []
         settings = settings or GenerationSettings()
-        for wanted_s in duration_s or ():
-            if wanted_s is not None and not 0 < wanted_s <= settings.max_duration_s:
-                raise UserError(f"duration_s is {wanted_s}; it must lie between 0 and {settings.max_duration_s} s")
-        for sample in samples:
-            for content in sample.content:
-                if isinstance(content, PhonemeContent):
-                    self.collate.check(sample.item_name or sample.audio_id, content)
+        wanted = [None] * len(samples) if duration_s is None else list(duration_s)
+        if len(wanted) != len(samples):
+            raise UserError(f"duration_s has {len(wanted)} values for {len(samples)} items; give one for each, or None")
+        for sample, wanted_s in zip(samples, wanted, strict=True):
+            self._check(sample, wanted_s, settings)
         batch = self.collate(samples).to(self.device)
         seeds = [derive_seed(seed, sample.audio_id) for sample in samples]
         bf16 = torch.autocast(self.device.type, torch.bfloat16) if self.mixed_precision == "bf16" else nullcontext()
         with bf16:
             generated = self.model.generate(batch, seeds, settings, duration_s)
+        waveforms = [generated.waveform[row, : int(generated.lengths[row])].cpu() for row in range(len(samples))]
+        for sample, waveform in zip(samples, waveforms, strict=True):
+            if not bool(waveform.isfinite().all()):
+                raise UserError(
+                    f"{sample.item_name or sample.audio_id}: what the model made holds NaN or infinite values; its "
+                    "weights do, or guidance_scale is far too large"
+                )
         return [
-            GeneratedAudio(
-                sample.audio_id, generated.waveform[row, : int(generated.lengths[row])].cpu().numpy(), self.sample_rate
-            )
-            for row, sample in enumerate(samples)
+            GeneratedAudio(sample.audio_id, waveform.numpy(), self.sample_rate)
+            for sample, waveform in zip(samples, waveforms, strict=True)
         ]
+
+    def _check(self, sample: Sample, wanted_s: float | None, settings: GenerationSettings) -> None:
+        """Raise where an item has no length, or one that would not be kept."""
+        where, limit_s = sample.item_name or sample.audio_id, settings.max_duration_s
+        if wanted_s is not None and not 0 < wanted_s <= limit_s:
+            raise UserError(
+                f"{where}: duration_s is {wanted_s}; it must lie between 0 and {limit_s} s (max_duration_s)"
+            )
+        if wanted_s is None and not sample.content:
+            raise UserError(f"{where}: there is no content, so nothing tells a length; give duration_s")
+        for content in sample.content:
+            if not isinstance(content, PhonemeContent | ScoreContent):
+                continue
+            if content.durations_s is None or settings.predict_durations or wanted_s is not None:
+                continue
+            units_s = float(content.durations_s.sum())
+            if units_s > limit_s:
+                raise UserError(
+                    f"{where}: its durations sum to {units_s:.3f} s, and max_duration_s is {limit_s}: it would be "
+                    "hurried through; raise max_duration_s, or give duration_s"
+                )
 
 
 def weights_hash(folder: str | os.PathLike) -> str:

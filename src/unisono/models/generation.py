@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -41,8 +42,10 @@ class GenerationSettings:
     max_duration_s: float = 30.0
 
     def __post_init__(self) -> None:
-        if self.num_steps < 1 or not self.max_duration_s > 0:
-            raise UserError(f"num_steps ({self.num_steps}) and max_duration_s ({self.max_duration_s}) must be positive")
+        if self.num_steps < 1 or not 0 < self.max_duration_s < math.inf:
+            raise UserError(
+                f"num_steps ({self.num_steps}) and max_duration_s ({self.max_duration_s}) must be positive and finite"
+            )
         _ = self.guidance  # refuses what it cannot do
 
     @property

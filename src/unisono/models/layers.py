@@ -24,10 +24,10 @@ def rotary_angles(positions: int, head_dim: int, device: torch.device) -> tuple[
 
 
 def rotate(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
-    """Turn queries or keys ``(B, H, T, E)`` by their positions."""
+    """Turn queries or keys ``(B, H, T, E)`` by their positions; the result is float32 (or float64, where they are)."""
     cos, sin = rotary
     first, second = x.chunk(2, dim=-1)
-    return (x * cos + torch.cat([-second, first], dim=-1) * sin).to(x.dtype)
+    return torch.addcmul(x * cos, torch.cat([-second, first], dim=-1), sin)
 
 
 class PositionEmbedding(nn.Module):
@@ -113,10 +113,10 @@ class Attention(nn.Module):
     def keys_values(self, context: Tensor, rotary: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
         """Keys and values ``(B, H, L, E)`` of ``context (B, L, Dc)``."""
         key, value = self.to_key_value(context).chunk(2, dim=-1)
-        key = self.key_norm(self._heads(key)).to(value.dtype)
+        key = self.key_norm(self._heads(key))
         if rotary is not None:
             key = rotate(key, rotary)
-        return key, self._heads(value)
+        return key.to(value.dtype), self._heads(value)
 
     def forward(
         self,
@@ -129,9 +129,10 @@ class Attention(nn.Module):
         if keys_values is None:
             keys_values = self.keys_values(x, rotary)
         key, value = keys_values
-        query = self.query_norm(self._heads(self.to_query(x))).to(value.dtype)
+        query = self.query_norm(self._heads(self.to_query(x)))
         if rotary is not None:
             query = rotate(query, rotary)
+        query = query.to(value.dtype)
         attention_mask = None if mask is None else mask[:, None, None, :]
         return self.out(fused_attention(query, key, value, attention_mask).transpose(1, 2).flatten(2))
 

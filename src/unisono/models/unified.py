@@ -24,7 +24,7 @@ from unisono.models.length_regulator import expand
 from unisono.models.unused import touch
 from unisono.objectives import Branch, Objective, PredictBranches, guided
 from unisono.objectives.noise import item_noise
-from unisono.timing import frames_to_samples, seconds_to_frames, unit_boundaries
+from unisono.timing import frames_to_samples, frames_within, seconds_to_frames, unit_boundaries
 from unisono.types import Alignment, Batch, Condition, ContentBatch, length_mask
 
 
@@ -133,7 +133,10 @@ class UnifiedAudioModel(nn.Module):
         for modality, content in batch.contents.items():
             if modality not in self.content_encoders:
                 known = ", ".join(self.content_encoders)
-                raise ValueError(f"the model has no encoder for {modality!r} content; it has {known}")
+                raise UserError(
+                    f"the model has no encoder for {modality!r} content; it has {known}: leave such items out, or "
+                    f"train with one (model.content_encoders.{modality})"
+                )
             encoder: Any = self.content_encoders[modality]
             condition = encoder(**self._encoder_inputs(content))
             own_instruction = Condition(instruction.tensor[content.index], instruction.mask[content.index])
@@ -312,7 +315,7 @@ class UnifiedAudioModel(nn.Module):
             else:
                 own = self._unit_frames(content, settings.predict_durations).sum(dim=1).add(0.5).long()
             if content.alignment is not Alignment.FRAMES:
-                own = own.clamp(1, int(settings.max_duration_s * rate_hz))
+                own = own.clamp(1, max(1, frames_within(settings.max_duration_s, rate_hz)))
             lengths = lengths.index_copy(0, content.index, own)
         return lengths
 

@@ -92,9 +92,10 @@ class AudioGenerationTrainer(Trainer):
         for index, name in enumerate(TASKS):
             if name in batch.tasks:
                 self.log(f"{prefix}/loss/{name}", result.prediction_error, batch.task_index == index)
-        for name, values in (("local", result.local_duration), ("global", result.global_duration)):
-            if len(values):
-                self.log(f"{prefix}/{name}_duration_loss", values)
+        if len(result.local_duration):
+            self.log(f"{prefix}/local_duration_loss", result.local_duration, result.local_known)
+        if len(result.global_duration):
+            self.log(f"{prefix}/global_duration_loss", result.global_duration)
 
     def modules_to_compile(self, model: nn.Module) -> Iterable[nn.Module]:
         """The blocks of the backbone: nearly all of the time, equal code, and no branch that depends on the data."""

@@ -67,7 +67,8 @@ class DiTBlock(nn.Module):
             x = x + self.cross(self.cross_norm(x), keys_values, context_mask)
             return x + self.mlp(self.mlp_norm(x))
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = modulation[:, None].unbind(dim=2)
-        attended = self.attention(self.attention_norm(x) * (1 + scale) + shift, mask=mask, rotary=rotary)
-        x = x + gate * attended
+        # addcmul(a, b, c) is a + b * c in one pass over memory.
+        attended = self.attention(torch.addcmul(shift, self.attention_norm(x), 1 + scale), mask=mask, rotary=rotary)
+        x = torch.addcmul(x, gate, attended)
         x = x + self.cross(self.cross_norm(x), keys_values, context_mask)
-        return x + mlp_gate * self.mlp(self.mlp_norm(x) * (1 + mlp_scale) + mlp_shift)
+        return torch.addcmul(x, mlp_gate, self.mlp(torch.addcmul(mlp_shift, self.mlp_norm(x), 1 + mlp_scale)))
