@@ -165,3 +165,18 @@ def test_predicted_alignment_moves_with_predicted_durations(model, toy_corpus: P
     assert lengths[1] > 1.5 * lengths[0]
     assert all(later >= earlier for earlier, later in zip(*ends, strict=True))
     assert ends[0][-1] == lengths[0] and ends[1][-1] == lengths[1]
+
+
+def test_a_batch_without_padding_needs_no_mask(model, toy_corpus: Path) -> None:
+    samples = mixed_samples(toy_corpus)
+    batch = toy_collator()(samples)
+    assert batch.is_full and {len(s.waveform) for s in samples} == {14_400}
+    shorter = dataclasses.replace(samples[0], waveform=samples[0].waveform[:13_900])  # one of 30 frames less
+    assert not toy_collator()([shorter, *samples[1:]]).is_full
+    noise, sigma = torch.randn(6, 30, 40), torch.linspace(0.1, 0.9, 6)
+    masked = model(dataclasses.replace(batch, is_full=False), sigma=sigma, noise=noise).prediction
+    assert torch.allclose(model(batch, sigma=sigma, noise=noise).prediction, masked, atol=1e-5)
+    with_latents = model.with_latents(batch)
+    assert "latent" in with_latents.contents["audio"].inputs
+    again = model(with_latents, sigma=sigma, noise=noise)
+    assert torch.equal(again.prediction, model(batch, sigma=sigma, noise=noise).prediction)

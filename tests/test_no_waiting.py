@@ -16,7 +16,6 @@ from unisono.config import compose
 from unisono.models.generation import GenerationSettings
 from unisono.models.unified import UnifiedAudioModel
 from unisono.objectives import guided
-from unisono.objectives.flow_matching import FlowMatching
 from unisono.training.fake_step import _make_fake, model_without_weights, synthetic_batch
 from unisono.training.losses import AudioGenerationLoss
 from unisono.types import Batch, length_mask
@@ -39,11 +38,17 @@ def no_stalls(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     return forbid
 
 
-@pytest.fixture(params=[{}, {"instruction_drop_ratio": 0.1}, {"backbone": "input_fusion_dit"}])
+CHOICES: list[list[str]] = [
+    [],
+    ["model.instruction_drop_ratio=0.1"],
+    ["model/backbone=input_fusion_dit", "model/content_adapter=cross_attention_adapter"],
+    ["model/objective=diffusion"],
+]
+
+
+@pytest.fixture(params=CHOICES, ids=["default", "instruction", "input fusion", "diffusion"])
 def without_values(request: pytest.FixtureRequest) -> Iterator[tuple[UnifiedAudioModel, Batch]]:
-    options = dict(request.param)
-    overrides = [f"model/backbone={options.pop('backbone')}"] if "backbone" in options else []
-    cfg = compose("default", [*overrides, *(f"model.{name}={value}" for name, value in options.items())])
+    cfg = compose("default", request.param)
     model = model_without_weights(cfg.model).train()
     assert isinstance(model, UnifiedAudioModel)
     with FakeTensorMode(allow_non_fake_inputs=True):
@@ -62,21 +67,23 @@ def test_a_training_step(without_values: tuple[UnifiedAudioModel, Batch], no_sta
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
 
 
-@pytest.mark.parametrize("solver", FlowMatching.solvers)
-def test_the_steps_of_a_solver(
-    without_values: tuple[UnifiedAudioModel, Batch], no_stalls: Callable[[], None], solver: str
+# Diffusion's schedulers make their tables of real numbers, before the first step.
+@pytest.mark.parametrize("without_values", CHOICES[:3], ids=["default", "instruction", "input fusion"], indirect=True)
+def test_the_steps_of_every_solver(
+    without_values: tuple[UnifiedAudioModel, Batch], no_stalls: Callable[[], None]
 ) -> None:
     model, batch = without_values
     asks = {"instruction_guidance_scale": 3.0} if model.instruction_drop_ratio else {}
-    settings = GenerationSettings(num_steps=3, guidance_rescale=0.5, guidance_min_sigma=0.2, solver=solver, **asks)
+    settings = GenerationSettings(num_steps=3, guidance_rescale=0.5, guidance_min_sigma=0.2, **asks)
     noise = torch.zeros(12, 100, model.autoencoder.latent_dim)
     no_stalls()
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         encoded = model.encode_content(batch)
         lengths = torch.full((12,), 100)
         mask = length_mask(lengths, 100)
-        predict = guided(model._branches(encoded, lengths, mask, False), settings.guidance, mask)
-        assert model.objective.generate(predict, noise, 3, solver).shape == noise.shape
+        predict = guided(model._branches(encoded, lengths, mask, False, is_full=False), settings.guidance, mask)
+        for solver in model.objective.solvers:
+            assert model.objective.generate(predict, noise, 3, solver).shape == noise.shape
 
 
 @pytest.mark.parametrize("stall", [*_STALLS, "masked_select"])

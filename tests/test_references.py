@@ -142,19 +142,6 @@ def test_attention(kind: Any, rotary: bool, scale: float) -> None:
         assert np.allclose(array(told[row]), expected, atol=1e-12)
 
 
-def summary(layer: PrefixAdapter, words: Vectors) -> Vectors:
-    """What the learned queries read of the instruction."""
-    attention, results = layer.summarise, []
-    q, k, v = (array(w) for w in (attention.q_proj_weight, attention.k_proj_weight, attention.v_proj_weight))
-    bq, bk, bv = np.split(array(attention.in_proj_bias), 3)
-    for query in array(layer.queries):
-        parts = np.split(np.arange(len(query)), attention.num_heads)
-        keys, values = ([matrix @ word + bias for word in words] for matrix, bias in ((k, bk), (v, bv)))
-        heads = [read((q @ query + bq)[part], [x[part] for x in keys], [x[part] for x in values]) for part in parts]
-        results.append(linear(attention.out_proj, *heads))
-    return results
-
-
 @pytest.mark.parametrize("adapter", [PrefixAdapter, CrossAttentionAdapter])
 def test_adapters_and_their_durations(adapter: type[PrefixAdapter]) -> None:
     layer = shaken(adapter(16, 8, num_layers=2, num_heads=2))
@@ -166,7 +153,8 @@ def test_adapters_and_their_durations(adapter: type[PrefixAdapter]) -> None:
         if adapter is CrossAttentionAdapter:
             x = encode(layer.transformer, x, (instruction, [True] * said))
         else:
-            x = encode(layer.transformer, [*summary(layer, instruction), *x])[-length:]
+            summary = attend(layer.summarise, list(array(layer.queries)), instruction, [True] * said, False)
+            x = encode(layer.transformer, [*summary, *x])[-length:]
         assert np.allclose(array(made.content.tensor[row, :length]), x, atol=ANGLE)
         assert not made.content.tensor[row, length:].any()
         whole = (layer.global_predictor, [sum(x) / length], made.global_duration[row : row + 1])

@@ -174,6 +174,8 @@ class Batch:
         latent: ``(B, T, C)`` cached latents of the targets, zero at padding.
         latent_lengths: int64 ``(B,)`` frames.
         task_index: int64 ``(B,)``, position in the task table; for logging only.
+        is_full: no target has padding: attention then needs no mask, and fast kernels take none. Known before the
+            batch is on a device, which must not be asked.
     """
 
     audio_ids: tuple[str, ...]
@@ -185,6 +187,7 @@ class Batch:
     waveform_lengths: Tensor | None = None
     latent: Tensor | None = None
     latent_lengths: Tensor | None = None
+    is_full: bool = False
 
     def __len__(self) -> int:
         return len(self.audio_ids)

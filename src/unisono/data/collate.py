@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -158,7 +159,7 @@ class Collator:
         index = bisect_left(self.lengths, longest)
         return self.lengths[index] if index < len(self.lengths) else longest
 
-    def _targets(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
+    def _targets(self, samples: Sequence[Sample]) -> dict[str, Any]:
         """Fields of the batch: waveforms, or cached latents, and the targets' lengths in samples."""
         waveforms = [sample.waveform for sample in samples if sample.waveform is not None]
         latents = [sample.latent for sample in samples if sample.latent is not None]
@@ -169,12 +170,15 @@ class Collator:
             if self.lengths:
                 frames = self._padded_frames(samples_to_frames(waveform.shape[1], self.hop_samples))
                 waveform = F.pad(waveform, (0, frames * self.hop_samples - waveform.shape[1]))
-            return {"waveform": waveform, "waveform_lengths": lengths_of(waveforms)}
+            full = min(map(len, waveforms)) > waveform.shape[1] - self.hop_samples  # none lacks a whole frame
+            return {"waveform": waveform, "waveform_lengths": lengths_of(waveforms), "is_full": full}
         if len(latents) == len(samples) and not waveforms:
             latent = pad(latents)
             latent = F.pad(latent, (0, 0, 0, self._padded_frames(latent.shape[1]) - latent.shape[1]))
             num_samples = torch.tensor([sample.num_samples for sample in samples])
-            return {"latent": latent, "latent_lengths": lengths_of(latents), "waveform_lengths": num_samples}
+            full = min(map(len, latents)) == latent.shape[1]
+            lengths = {"latent_lengths": lengths_of(latents), "waveform_lengths": num_samples}
+            return {"latent": latent, **lengths, "is_full": full}
         raise ValueError("a batch mixes samples with and without a target waveform")
 
     def _text(self, index: Tensor, samples: Sequence[Sample], contents: Sequence[TextContent]) -> ContentBatch:

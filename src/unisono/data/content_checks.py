@@ -30,6 +30,10 @@ def check_sample(sample: Sample, sample_rate: int) -> None:
         _numbers(where, "target", sample.waveform, 1)
     if sample.latent is not None:
         _numbers(where, "target's latent", sample.latent, 2)
+    modalities = [content.modality for content in sample.content]
+    for modality in modalities:
+        if modalities.count(modality) > 1:
+            raise UserError(f"{where}: there are several contents of {modality}; join them into one")
     for content in sample.content:
         if isinstance(content, TextContent) and not content.text.strip():
             raise UserError(f"{where}: the caption is empty; write one")

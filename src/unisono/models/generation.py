@@ -26,7 +26,7 @@ class GenerationSettings:
         solver: one of the objective's ``solvers``; None is its own default.
         sway, shift: of flow matching, see ``sigma_schedule``; None is the objective's own default.
         predict_durations: True predicts the durations of units even where the content brings its own.
-        max_duration_s: predicted lengths are cut here.
+        max_duration_s: lengths are cut here; units that are longer are squeezed (``Pipeline`` refuses given ones).
     """
 
     num_steps: int = 24

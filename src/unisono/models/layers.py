@@ -24,8 +24,8 @@ def rotary_angles(positions: int, head_dim: int, device: torch.device) -> tuple[
 
 
 def rotate(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
-    """Turn queries or keys ``(B, H, T, E)`` by their positions; the result is float32 (or float64, where they are)."""
-    cos, sin = rotary
+    """Turn queries or keys ``(B, T, H, E)`` by their positions; the result is float32 (or float64, where they are)."""
+    cos, sin = (table[:, None] for table in rotary)
     first, second = x.chunk(2, dim=-1)
     return torch.addcmul(x * cos, torch.cat([-second, first], dim=-1), sin)
 
@@ -51,6 +51,12 @@ class PositionEmbedding(nn.Module):
         angle = torch.stack([since, until], dim=-1)[..., None] * frequency
         features = torch.cat([angle.sin(), angle.cos()], dim=-1).flatten(2)
         return self.project(features.to(self.project.weight.dtype))
+
+
+def to_compute_type(x: Tensor) -> Tensor:
+    """As linear layers will read it: autocast would cast what several of them read again for each."""
+    kind = x.device.type
+    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -108,7 +114,7 @@ class Attention(nn.Module):
         self.out = nn.Linear(dim, dim)
 
     def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, H, T, E)
+        return x.unflatten(-1, (self.num_heads, -1))  # (B, T, H, E)
 
     def keys_values(self, context: Tensor, rotary: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
         """Keys and values ``(B, H, L, E)`` of ``context (B, L, Dc)``."""
@@ -116,7 +122,7 @@ class Attention(nn.Module):
         key = self.key_norm(self._heads(key))
         if rotary is not None:
             key = rotate(key, rotary)
-        return key.to(value.dtype), self._heads(value)
+        return key.to(value.dtype).transpose(1, 2), self._heads(value).transpose(1, 2)
 
     def forward(
         self,
@@ -132,7 +138,7 @@ class Attention(nn.Module):
         query = self.query_norm(self._heads(self.to_query(x)))
         if rotary is not None:
             query = rotate(query, rotary)
-        query = query.to(value.dtype)
+        query = query.to(value.dtype).transpose(1, 2)
         attention_mask = None if mask is None else mask[:, None, None, :]
         return self.out(fused_attention(query, key, value, attention_mask).transpose(1, 2).flatten(2))
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
 def expand(units: Tensor, unit_ends: Tensor, num_frames: int) -> Tensor:
@@ -25,4 +26,6 @@ def expand(units: Tensor, unit_ends: Tensor, num_frames: int) -> Tensor:
     index = torch.searchsorted(unit_ends.contiguous(), frames, right=True)
     last = torch.searchsorted(unit_ends.contiguous(), unit_ends[:, -1:].contiguous())
     index = torch.minimum(index, last)
-    return torch.gather(units, 1, index[..., None].expand(-1, -1, units.shape[2]))
+    rows = torch.arange(units.shape[0], device=units.device)[:, None] * units.shape[1]
+    # As an embedding, whose gradient is summed in a fixed order on a GPU too; that of a gather is not.
+    return F.embedding(rows + index, units.flatten(0, 1))

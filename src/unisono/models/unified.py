@@ -49,11 +49,12 @@ class EncodedContent:
 
 @dataclass(frozen=True)
 class DurationPrediction:
-    """Predicted and true durations in the log domain; ``mask`` says which entries count."""
+    """Durations in the log domain, ``(N, L)`` or ``(N,)``; ``mask``: which count; ``index (N,)``: rows of the batch."""
 
     prediction: Tensor
     target: Tensor
     mask: Tensor
+    index: Tensor
 
 
 @dataclass(frozen=True)
@@ -257,13 +258,23 @@ class UnifiedAudioModel(nn.Module):
         noise = self.objective.couple(x0, torch.randn_like(x0), mask) if noise is None else noise
         encoded = self.encode_content(batch, drop_instruction)
         frames, context = self.fuse(encoded, lengths, num_frames, drop)
-        conditions = self.backbone.precompute(frames, mask, context)
+        conditions = self.backbone.precompute(frames, mask, context, batch.is_full)
         prediction = self.backbone(self.objective.interpolate(x0, noise, sigma), sigma, conditions)
         if self.training:
             prediction = self._touch_unused(prediction, batch)
         seconds = batch.waveform_lengths.float() / self.autoencoder.sample_rate
         target = self.objective.target(x0, noise, sigma)
         return TrainingOutput(prediction, target, mask, sigma, *self._durations(encoded, seconds), batch.task_index)
+
+    def with_latents(self, batch: Batch) -> Batch:
+        """The same batch with latents in place of waveforms, for whoever asks the network several times."""
+        latent, lengths = self._target_latent(batch)
+        contents = dict(batch.contents)
+        for modality, content in batch.contents.items():
+            if "waveform" in content.inputs:
+                own, own_lengths = self.autoencoder.encode(content.inputs["waveform"], content.inputs["lengths"])
+                contents[modality] = replace(content, inputs={"latent": own, "latent_lengths": own_lengths})
+        return replace(batch, latent=latent, latent_lengths=lengths, contents=contents)
 
     def _target_latent(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """``x0 (B, T, C)`` and frames ``(B,)``, encoded or from the feature cache."""
@@ -280,14 +291,17 @@ class UnifiedAudioModel(nn.Module):
         local, whole = [], []
         adapter = self.content_adapter
         for content in encoded:
-            adapted = content.adapted
+            adapted, index = content.adapted, content.index
             if content.alignment is Alignment.NONE:
-                target = adapter.log_duration(seconds[content.index])
-                whole.append(DurationPrediction(adapted.global_duration, target, torch.ones_like(target).bool()))
+                assert adapted.global_duration is not None
+                target = adapter.log_duration(seconds[index])
+                counts = torch.ones_like(target).bool()
+                whole.append(DurationPrediction(adapted.global_duration, target, counts, index))
             elif content.alignment is Alignment.UNITS and content.durations_s is not None:
+                assert adapted.local_duration is not None
                 target = adapter.log_duration(content.durations_s * self.autoencoder.latent_rate_hz)
                 known = adapted.content.mask & (content.durations_s.sum(dim=1, keepdim=True) > 0)
-                local.append(DurationPrediction(adapted.local_duration, target, known))
+                local.append(DurationPrediction(adapted.local_duration, target, known, index))
         return local, whole
 
     def _touch_unused(self, prediction: Tensor, batch: Batch) -> Tensor:
@@ -313,7 +327,7 @@ class UnifiedAudioModel(nn.Module):
                 seconds = self.content_adapter.from_log_duration(content.adapted.global_duration)
                 own = seconds_to_frames(seconds, rate_hz)
             else:
-                own = self._unit_frames(content, settings.predict_durations).sum(dim=1).add(0.5).long()
+                own = unit_boundaries(self._unit_frames(content, settings.predict_durations), rate_hz=1.0)[:, -1]
             if content.alignment is not Alignment.FRAMES:
                 own = own.clamp(1, max(1, frames_within(settings.max_duration_s, rate_hz)))
             lengths = lengths.index_copy(0, content.index, own)
@@ -369,14 +383,16 @@ class UnifiedAudioModel(nn.Module):
         num_frames = max(lengths_list)
         noise = item_noise(seeds, lengths_list, num_frames, self.autoencoder.latent_dim).to(device)
         mask = length_mask(lengths, num_frames)
-        predict = guided(self._branches(encoded, lengths, mask, settings.predict_durations), settings.guidance, mask)
+        is_full = min(lengths_list) == num_frames
+        branches = self._branches(encoded, lengths, mask, settings.predict_durations, is_full)
+        predict = guided(branches, settings.guidance, mask)
         how = (settings.num_steps, settings.solver, settings.sway, settings.shift)
         latent = self.objective.generate(predict, noise, *how) * mask[..., None]
         waveform = self.autoencoder.decode(latent, lengths)
         return Generated(waveform, frames_to_samples(lengths, self.autoencoder.hop_samples), latent, lengths)
 
     def _branches(
-        self, encoded: Sequence[EncodedContent], lengths: Tensor, mask: Tensor, predict_durations: bool
+        self, encoded: Sequence[EncodedContent], lengths: Tensor, mask: Tensor, predict_durations: bool, is_full: bool
     ) -> PredictBranches:
         """The backbone with the conditions of each branch of guidance, which are computed when first asked for."""
 
@@ -390,7 +406,7 @@ class UnifiedAudioModel(nn.Module):
         def conditions(branches: tuple[Branch, ...]) -> BackboneConditions:
             frames, contexts = zip(*map(fused, branches), strict=True)
             context = Condition(torch.cat([c.tensor for c in contexts]), torch.cat([c.mask for c in contexts]))
-            return self.backbone.precompute(torch.cat(frames), torch.cat([mask] * len(branches)), context)
+            return self.backbone.precompute(torch.cat(frames), torch.cat([mask] * len(branches)), context, is_full)
 
         def predict(branches: tuple[Branch, ...], x: Tensor, sigma: float) -> Tensor:
             return self.backbone(x, torch.full((len(x),), sigma, device=x.device), conditions(branches))

@@ -79,6 +79,7 @@ class AudioGenerationTrainer(Trainer):
         frames = samples_to_frames(batch.waveform_lengths, autoencoder.hop_samples)
         seeds = [derive_seed("validation", audio_id) for audio_id in batch.audio_ids]
         noise = item_noise(seeds, frames.tolist(), int(frames.max()), autoencoder.latent_dim).to(frames.device)
+        batch = self.raw_model.with_latents(batch)  # encoded once for all noise levels
         for sigma in self.val_sigmas:
             result = self.loss_fn(
                 self.raw_model(batch, sigma=torch.full((len(batch),), sigma, device=frames.device), noise=noise)
@@ -87,15 +88,16 @@ class AudioGenerationTrainer(Trainer):
             self.log(f"val/loss_sigma/{sigma:g}", result.prediction_error)
 
     def _report(self, prefix: str, result: LossResult, batch: Batch) -> None:
-        """The error of the prediction, whole and per task, and the duration losses; all are means over items."""
+        """The error of the prediction and the duration losses, whole and per task; all are means over items."""
         self.log(f"{prefix}/loss", result.prediction_error)
-        for index, name in enumerate(TASKS):
-            if name in batch.tasks:
-                self.log(f"{prefix}/loss/{name}", result.prediction_error, batch.task_index == index)
-        if len(result.local_duration):
-            self.log(f"{prefix}/local_duration_loss", result.local_duration, result.local_known)
-        if len(result.global_duration):
-            self.log(f"{prefix}/global_duration_loss", result.global_duration)
+        for name, part in result.durations.items():
+            self.log(f"{prefix}/{name}_duration_loss", part.error, part.known)
+        for index, task in enumerate(TASKS):
+            if task not in batch.tasks:
+                continue
+            self.log(f"{prefix}/loss/{task}", result.prediction_error, batch.task_index == index)
+            for name, part in result.durations.items():  # a task without such durations has no value to be logged
+                self.log(f"{prefix}/{name}_duration_loss/{task}", part.error, part.known & (part.task_index == index))
 
     def modules_to_compile(self, model: nn.Module) -> Iterable[nn.Module]:
         """The blocks of the backbone: nearly all of the time, equal code, and no branch that depends on the data."""

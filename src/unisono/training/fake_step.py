@@ -190,6 +190,7 @@ def synthetic_batch(model: nn.Module, batch_size: int, duration_s: float) -> Bat
         contents=contents,
         waveform=torch.zeros(batch_size, samples),
         waveform_lengths=torch.full((batch_size,), samples),
+        is_full=True,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,19 +14,35 @@ from unisono.tasks import TASKS, get_task
 
 
 @dataclass(frozen=True)
-class LossResult:
-    """``total`` is what is minimised; the others are its parts, one value per item that has the part.
+class DurationError:
+    """Squared error in the log domain of N contents, a mean over the units of each.
 
-    ``sigma`` is the noise level of each item. ``local_known`` says which values of ``local_duration`` count: content
-    of units whose durations nobody knows has a value of 0 there, as leaving it out would wait for the device.
+    Attributes:
+        error: ``(N,)``.
+        known: bool ``(N,)``. Content of units whose durations nobody knows does not count, and has an error of 0:
+            leaving it out would wait for the device.
+        task_index: ``(N,)``, of the item that each belongs to.
+    """
+
+    error: Tensor
+    known: Tensor
+    task_index: Tensor
+
+
+@dataclass(frozen=True)
+class LossResult:
+    """``total`` is what is minimised; the others are its parts, unweighted.
+
+    Attributes:
+        sigma, prediction_error: ``(B,)``, noise level of each item and error of its prediction.
+        durations: errors of predicted durations by name, "local" (of units) and "global" (of whole clips), where the
+            batch has such.
     """
 
     total: Tensor
     sigma: Tensor
     prediction_error: Tensor
-    local_duration: Tensor
-    global_duration: Tensor
-    local_known: Tensor
+    durations: dict[str, DurationError]
 
 
 def masked_item_mean(value: Tensor, mask: Tensor) -> Tensor:
@@ -36,14 +52,15 @@ def masked_item_mean(value: Tensor, mask: Tensor) -> Tensor:
     return (value * mask).sum(dim=1) / mask.sum(dim=1).clamp_min(1)
 
 
-def duration_loss(predictions: list[DurationPrediction], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Squared error in the log domain, mean over units: one value per item with units, and which of them count."""
-    per_item, known = [torch.zeros(0, device=device)], [torch.zeros(0, dtype=torch.bool, device=device)]
+def duration_error(predictions: Sequence[DurationPrediction], task_index: Tensor) -> DurationError:
+    """Errors of at least one prediction side by side; ``task_index (B,)`` are the tasks of the batch."""
+    errors, known = [], []
     for p in predictions:
         squared, has_units = (p.prediction - p.target) ** 2, p.mask.dim() == 2
-        per_item.append(masked_item_mean(squared, p.mask) if has_units else squared)
+        errors.append(masked_item_mean(squared, p.mask) if has_units else squared)
         known.append(p.mask.any(dim=1) if has_units else p.mask)
-    return torch.cat(per_item), torch.cat(known)
+    tasks = [task_index[p.index] for p in predictions]
+    return DurationError(torch.cat(errors), torch.cat(known), torch.cat(tasks))
 
 
 class AudioGenerationLoss:
@@ -52,7 +69,8 @@ class AudioGenerationLoss:
     Args:
         local_duration_weight: of the error per unit.
         global_duration_weight: of the error of the whole clip's length.
-        task_weights: task -> weight of its items' error in the mean over the batch; a task that is not named has 1.
+        task_weights: task -> weight of its items' errors, of prediction and durations, in the means over the batch; a
+            task that is not named has 1.
     """
 
     def __init__(
@@ -72,14 +90,18 @@ class AudioGenerationLoss:
 
     def __call__(self, output: TrainingOutput) -> LossResult:
         error = masked_item_mean((output.prediction.float() - output.target) ** 2, output.frame_mask)
-        local, local_known = duration_loss(output.local_durations, error.device)
-        whole, whole_known = duration_loss(output.global_durations, error.device)
-        total = (error * self._weights_on(error.device)[output.task_index]).mean()
-        parts = ((self.local_duration_weight, local, local_known), (self.global_duration_weight, whole, whole_known))
-        for weight, part, known in parts:
-            if len(part):
-                total = total + weight * (part * known).sum() / known.sum().clamp_min(1)
-        return LossResult(total, output.sigma, error, local, whole, local_known)
+        weights = self._weights_on(error.device)
+        total = (error * weights[output.task_index]).mean()
+        durations = {}
+        for name, scale, predictions in (
+            ("local", self.local_duration_weight, output.local_durations),
+            ("global", self.global_duration_weight, output.global_durations),
+        ):
+            if predictions:
+                part = durations[name] = duration_error(predictions, output.task_index)
+                weighted = part.error * part.known * weights[part.task_index]
+                total = total + scale * weighted.sum() / part.known.sum().clamp_min(1)
+        return LossResult(total, output.sigma, error, durations)
 
     def _weights_on(self, device: torch.device) -> Tensor:
         """One weight per task, made once: a copy to the device in each step would wait for it."""

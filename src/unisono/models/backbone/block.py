@@ -51,14 +51,14 @@ class DiTBlock(nn.Module):
     def forward(
         self,
         x: Tensor,
-        mask: Tensor,
+        mask: Tensor | None,
         modulation: Tensor | None,
         keys_values: tuple[Tensor, Tensor],
         context_mask: Tensor,
         rotary: tuple[Tensor, Tensor],
         skip: Tensor | None,
     ) -> Tensor:
-        """``x (B, T, D)``; ``mask (B, T)``; ``modulation (B, 6, D)``; ``context_mask (B, L)``; ``skip (B, T, D)``."""
+        """``x``, ``skip (B, T, D)``; ``mask (B, T)``, or None for all; ``modulation (B, 6, D)``; ``context_mask (B, L)``."""
         if self.skip is not None:
             assert skip is not None, "a block of the second half needs the first half's result"
             x = self.skip(torch.cat([x, skip], dim=-1))

@@ -17,7 +17,14 @@ from torch.utils.checkpoint import checkpoint
 
 from unisono.models.backbone.block import DiTBlock
 from unisono.models.backbone.modulation import Modulation, ModulationKind
-from unisono.models.layers import PositionEmbedding, QueryKeyNorm, TimeEmbedding, at_least_float32, rotary_angles
+from unisono.models.layers import (
+    PositionEmbedding,
+    QueryKeyNorm,
+    TimeEmbedding,
+    at_least_float32,
+    rotary_angles,
+    to_compute_type,
+)
 from unisono.types import Condition
 
 TimeConditioning = Literal["modulation", "token"]
@@ -33,6 +40,8 @@ class BackboneConditions:
         frames: projected frames ``(B, T, D)``, one for each place where they enter.
         keys_values: per block, keys and values of the context.
         context_mask: ``(B, L)``.
+        block_mask: ``(B, T)``, or ``(B, 1 + T)`` with the time token; None where nothing is padded.
+        rotary: of the positions of a block.
     """
 
     frame_mask: Tensor
@@ -40,6 +49,8 @@ class BackboneConditions:
     frames: tuple[Tensor, ...]
     keys_values: tuple[tuple[Tensor, Tensor], ...]
     context_mask: Tensor
+    block_mask: Tensor | None
+    rotary: tuple[Tensor, Tensor]
 
 
 class DiffusionTransformer(nn.Module, ABC):
@@ -136,14 +147,27 @@ class DiffusionTransformer(nn.Module, ABC):
         """Fuse frames into the input ``(B, T, D)`` of block ``index``."""
         return x
 
-    def precompute(self, frames: Tensor, frame_mask: Tensor, context: Condition) -> BackboneConditions:
-        """Everything that is the same at each solver step."""
+    def precompute(
+        self, frames: Tensor, frame_mask: Tensor, context: Condition, is_full: bool = False
+    ) -> BackboneConditions:
+        """Everything that is the same at each solver step.
+
+        Args:
+            frames: ``(B, T, Df)``.
+            frame_mask: ``(B, T)``.
+            context: ``(B, L, Df)``.
+            is_full: the caller knows that nothing in ``frame_mask`` is False.
+        """
+        told = to_compute_type(context.tensor)
+        block_mask = frame_mask if self.modulation is not None else F.pad(frame_mask, (1, 0), value=True)
         return BackboneConditions(
             frame_mask=frame_mask,
             positions=self.positions(frame_mask),
             frames=self.project_frames(frames),
-            keys_values=tuple(block.context_keys_values(context.tensor) for block in self.blocks),
+            keys_values=tuple(block.context_keys_values(told) for block in self.blocks),
             context_mask=context.mask,
+            block_mask=None if is_full else block_mask,
+            rotary=rotary_angles(block_mask.shape[1], self.head_dim, frames.device),
         )
 
     def forward(self, x: Tensor, sigma: Tensor, conditions: BackboneConditions) -> Tensor:
@@ -162,9 +186,9 @@ class DiffusionTransformer(nn.Module, ABC):
         return at_least_float32(x) * mask[..., None]
 
     def _through_blocks(self, x: Tensor, time: Tensor, conditions: BackboneConditions) -> Tensor:
-        signals = None if self.modulation is None else self.modulation(time).unbind(dim=1)
-        mask = conditions.frame_mask if signals is not None else F.pad(conditions.frame_mask, (1, 0), value=True)
-        rotary = rotary_angles(mask.shape[1], self.head_dim, x.device)
+        # In the type of x, or the offsets of the signals would make it float32 in the first half of the blocks only.
+        signals = None if self.modulation is None else self.modulation(time).to(x.dtype).unbind(dim=1)
+        mask, rotary = conditions.block_mask, conditions.rotary
         token = None if signals is not None else time[:, None].to(x.dtype)
         skips: list[Tensor] = []
         for index, block in enumerate(self.blocks):
@@ -175,7 +199,7 @@ class DiffusionTransformer(nn.Module, ABC):
             signal = None if signals is None else signals[index]
             inputs = (whole, mask, signal, conditions.keys_values[index], conditions.context_mask, rotary, skip)
             if self.gradient_checkpointing and torch.is_grad_enabled():
-                whole = checkpoint(block, *inputs, use_reentrant=False)
+                whole = checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=False)
             else:
                 whole = block(*inputs)
             if index < self.num_skips:

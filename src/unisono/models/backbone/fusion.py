@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from unisono.models.backbone.dit import BackboneConditions, DiffusionTransformer
+from unisono.models.layers import to_compute_type
 
 FrameFusion = Literal["add", "concatenate"]
 
@@ -42,7 +43,7 @@ class LayerFusionDiT(DiffusionTransformer):
         self.joins = nn.ModuleList(joins)
 
     def project_frames(self, frames: Tensor) -> tuple[Tensor, ...]:
-        frames = self.frame_norm(frames)
+        frames = to_compute_type(self.frame_norm(frames))
         return tuple(project(frames) for project in self.frame_projections)
 
     def frames_at_block(self, index: int, x: Tensor, conditions: BackboneConditions) -> Tensor:

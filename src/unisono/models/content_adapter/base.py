@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from unisono.types import Condition
+from unisono.types import Alignment, Condition
 
 _LONGEST_LOG = math.log(1e7)
 """Frames or seconds of two days and more; beyond 88 the exponential is infinite, which no integer is."""
@@ -21,13 +21,14 @@ class AdaptedContent:
 
     Attributes:
         content: adapted content.
-        global_duration: ``(B,)`` predicted ``log(seconds + offset)`` of the whole clip.
-        local_duration: ``(B, L)`` predicted ``log(frames + offset)`` per unit.
+        global_duration: ``(B,)`` predicted ``log(seconds + offset)`` of the whole clip; None where units or frames tell
+            its length.
+        local_duration: ``(B, L)`` predicted ``log(frames + offset)`` per unit; None for content without units.
     """
 
     content: Condition
-    global_duration: Tensor
-    local_duration: Tensor
+    global_duration: Tensor | None
+    local_duration: Tensor | None
 
 
 class DurationPredictor(nn.Module):
@@ -45,7 +46,8 @@ class DurationPredictor(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(..., D) -> (...)``."""
-        x = x * self.gradient_scale + x.detach() * (1.0 - self.gradient_scale)
+        fixed = x.detach()
+        x = fixed + self.gradient_scale * (x - fixed)  # exactly x, in any type of numbers
         return self.network(x).squeeze(-1).float()
 
 
@@ -70,20 +72,28 @@ class ContentAdapter(nn.Module, ABC):
     def adapt(self, content: Condition, instruction: Condition) -> Tensor:
         """Adapted content ``(B, L, D)``."""
 
-    def forward(self, content: Condition, instruction: Condition) -> AdaptedContent:
+    def forward(
+        self, content: Condition, instruction: Condition, alignment: Alignment | None = None
+    ) -> AdaptedContent:
+        """Adapt content ``(B, L, D)`` to its instruction.
+
+        Args:
+            alignment: how the content lies in time, which says what durations are predicted: of the whole for ``NONE``,
+                of each unit for ``UNITS``, none for ``FRAMES``; both for None.
+        """
         adapted = self.adapt(content, instruction) * content.mask[..., None]
-        count = content.mask.sum(dim=1, keepdim=True).clamp_min(1)
-        pooled = adapted.sum(dim=1) / count
-        return AdaptedContent(
-            content=Condition(adapted, content.mask),
-            global_duration=self.global_predictor(pooled),
-            local_duration=self.local_predictor(adapted),
-        )
+        whole = units = None
+        if alignment in (Alignment.NONE, None):
+            whole = self.global_predictor(adapted.sum(dim=1) / content.mask.sum(dim=1, keepdim=True).clamp_min(1))
+        if alignment in (Alignment.UNITS, None):
+            units = self.local_predictor(adapted)
+        return AdaptedContent(Condition(adapted, content.mask), whole, units)
 
     def log_duration(self, value: Tensor) -> Tensor:
         """``log(value + offset)``: the target of both predictors."""
         return torch.log(value.float() + self.duration_offset)
 
-    def from_log_duration(self, prediction: Tensor) -> Tensor:
+    def from_log_duration(self, prediction: Tensor | None) -> Tensor:
         """Frames or seconds from a prediction: never negative, and finite, so that any limit still cuts them."""
+        assert prediction is not None, "content of this alignment has no such durations"
         return (torch.exp(prediction.float().clamp_max(_LONGEST_LOG)) - self.duration_offset).clamp_min(0.0)

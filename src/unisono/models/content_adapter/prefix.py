@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from unisono.models.content_adapter.base import ContentAdapter
-from unisono.models.layers import TransformerEncoder
+from unisono.models.layers import Attention, TransformerEncoder
 from unisono.types import Condition
 
 
@@ -29,16 +29,12 @@ class PrefixAdapter(ContentAdapter):
     ) -> None:
         super().__init__(dim, instruction_dim, duration_offset, duration_gradient_scale)
         self.queries = nn.Parameter(torch.randn(prefix_length, dim) * 0.02)
-        self.summarise = nn.MultiheadAttention(
-            dim, num_heads, kdim=instruction_dim, vdim=instruction_dim, batch_first=True
-        )
+        self.summarise = Attention(dim, num_heads, instruction_dim)
         self.transformer = TransformerEncoder(dim, num_layers, num_heads)
 
     def adapt(self, content: Condition, instruction: Condition) -> Tensor:
         queries = self.queries.expand(content.tensor.shape[0], -1, -1)
-        prefix, _ = self.summarise(
-            queries, instruction.tensor, instruction.tensor, key_padding_mask=~instruction.mask, need_weights=False
-        )
+        prefix = self.summarise(queries, self.summarise.keys_values(instruction.tensor), instruction.mask)
         x = torch.cat([prefix.to(content.tensor.dtype), content.tensor], dim=1)
         mask = torch.cat([content.mask.new_ones(prefix.shape[:2]), content.mask], dim=1)
         return self.transformer(x, mask)[:, prefix.shape[1] :]
