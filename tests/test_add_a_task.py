@@ -68,7 +68,7 @@ def test_a_row_is_added_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_task_is_weighed_in_the_loss() -> None:
     import torch
 
-    from unisono.models.unified import TrainingOutput
+    from unisono.models.outputs import TrainingOutput
 
     error = torch.tensor([1.0, 2.0, 4.0])
     index = torch.tensor([task_index(name) for name in ("text_to_audio", "text_to_speech", "text_to_speech")])

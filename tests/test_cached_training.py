@@ -75,7 +75,7 @@ def test_all_that_is_frozen_comes_from_the_cache(data_root: Path, tmp_path: Path
         "model/content_encoder@model.content_encoders.text=pretrained_text",
         "model/content_encoder@model.instruction_encoder=pretrained_instruction",
         f"model.content_encoders.text.pretrained='{t5}'", f"model.instruction_encoder.pretrained='{t5}'",
-        "+model.content_encoders.phoneme.speaker_embedding_dim=42", "+model.content_encoders.video.feature_dim=128",
+        "model.content_encoders.phoneme.speaker_embedding_dim=42", "model.content_encoders.video.feature_dim=128",
     ]  # fmt: skip
     plain, cached, cache = tmp_path / "plain", tmp_path / "cached", tmp_path / "a cache"
     run(*TRAIN, *common, f"exp_dir={plain}")

@@ -24,7 +24,8 @@ from unisono.models.content_adapter import AdaptedContent, CrossAttentionAdapter
 from unisono.models.content_adapter.base import DurationPredictor
 from unisono.models.layers import Attention, GegluMlp, TransformerEncoder, rotary_angles
 from unisono.models.length_regulator import expand
-from unisono.models.unified import EncodedContent, GenerationSettings, TrainingOutput, UnifiedAudioModel
+from unisono.models.outputs import EncodedContent, TrainingOutput
+from unisono.models.unified import GenerationSettings, UnifiedAudioModel
 from unisono.objectives.noise import item_noise
 from unisono.tasks import TASKS
 from unisono.timing import unit_boundaries
@@ -343,18 +344,31 @@ def test_targets_of_durations_and_lengths() -> None:
 
 
 def test_the_loss() -> None:
-    """Means over frames and channels, then items; over the units that have durations, then the items that have some."""
-    model, lengths, names = toy_model(16, 2).double(), torch.tensor([3, 5, 1]), list(TASKS)
-    local, whole = model._durations(encoded_batch(model), torch.rand(8, generator=torch.Generator().manual_seed(0)))
-    prediction, target, mask = normal(3, 5, 4), normal(3, 5, 4, seed=1), torch.arange(5) < lengths[:, None]
-    output = TrainingOutput(prediction, target, mask, torch.rand(3), local, whole, torch.tensor([2, 0, 2]))
-    result = AudioGenerationLoss(0.3, 0.7, {names[2]: 2.5})(output)
-    errors = [float(np.mean([array(prediction - target)[i, t] ** 2 for t in range(lengths[i])])) for i in range(3)]
+    """Means over frames and channels, then items; over the units that have durations, then the items that have some.
+
+    Everything of an item has the weight of its task.
+    """
+    model, lengths, names = toy_model(16, 2).double(), torch.tensor(LENGTHS), list(TASKS)
+    tasks, weight = torch.tensor([2, 2, 0, 0, 0, 2, 0, 5]), {0: 1.0, 2: 2.5, 5: 0.5}
+    encoded = encoded_batch(model)
+    local, whole = model._durations(encoded, torch.rand(8, generator=torch.Generator().manual_seed(0)))
+    prediction, target, mask = normal(8, 9, 4), normal(8, 9, 4, seed=1), torch.arange(9) < lengths[:, None]
+    output = TrainingOutput(prediction, target, mask, torch.rand(8), local, whole, tasks)
+    result = AudioGenerationLoss(0.3, 0.7, {names[2]: 2.5, names[5]: 0.5})(output)
+    errors = [float(np.mean([array(prediction - target)[i, t] ** 2 for t in range(LENGTHS[i])])) for i in range(8)]
     assert result.prediction_error.tolist() == pytest.approx(errors, rel=1e-5)
     squares = [array((part.prediction - part.target) ** 2) for part in (*local, *whole)]
-    of_units = [row[valid].mean() for row, valid in zip(squares[0], local[0].mask.numpy(), strict=True) if valid.any()]
-    expected = (2.5 * errors[0] + errors[1] + 2.5 * errors[2]) / 3 + 0.3 * np.mean(of_units) + 0.7 * np.mean(squares[1])
-    assert float(result.total) == pytest.approx(expected, rel=1e-5)
+    of_items = {item: squares[0][row, : (4, 3, 2)[row]].mean() for row, item in ((0, 1), (2, 7))}
+    of_clips = {item: squares[1][row] for row, item in enumerate((4, 0, 3))}
+    weighted = [
+        np.mean([weight[int(tasks[i])] * e for i, e in part.items()])
+        for part in (dict(enumerate(errors)), of_items, of_clips)
+    ]
+    assert float(result.total) == pytest.approx(weighted[0] + 0.3 * weighted[1] + 0.7 * weighted[2], rel=1e-5)
+    for name, part in (("local", of_items), ("global", of_clips)):
+        made = result.durations[name]
+        assert made.error[made.known].tolist() == pytest.approx(list(part.values()), rel=1e-5)
+        assert made.task_index[made.known].tolist() == [int(tasks[item]) for item in part]
 
 
 def velocity(model: UnifiedAudioModel, told: list[EncodedContent], drop: bool, x: Tensor, sigma: float) -> Tensor:

@@ -155,7 +155,7 @@ def test_a_voice_by_reference_is_read_without_its_encoder(tmp_path: Path) -> Non
 
 
 def test_a_configuration_tells_what_its_model_takes(tmp_path: Path) -> None:
-    inputs = read_model_inputs("default speakers=[ann,bob] +model.content_encoders.phoneme.speaker_embedding_dim=42")
+    inputs = read_model_inputs("default speakers=[ann,bob] model.content_encoders.phoneme.speaker_embedding_dim=42")
     assert inputs["phoneme"].speakers == {"ann", "bob"} and inputs["phoneme"].speaker_embedding_dim == 42
     assert inputs["score"].speaker_embedding_dim is None and "_" in inputs["score"].phonemes
     assert "text" not in inputs

@@ -7,7 +7,7 @@ channels, D content width.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import cache
 from typing import Any
 
@@ -18,59 +18,15 @@ from unisono.errors import UserError
 from unisono.models.autoencoder import Autoencoder
 from unisono.models.backbone import BackboneConditions, DiffusionTransformer
 from unisono.models.compatibility import check_parts
-from unisono.models.content_adapter import AdaptedContent, ContentAdapter
+from unisono.models.content_adapter import ContentAdapter
 from unisono.models.generation import Generated, GenerationSettings
 from unisono.models.length_regulator import expand
+from unisono.models.outputs import DurationPrediction, EncodedContent, TrainingOutput
 from unisono.models.unused import touch
 from unisono.objectives import Branch, Objective, PredictBranches, guided
 from unisono.objectives.noise import item_noise
 from unisono.timing import frames_to_samples, frames_within, seconds_to_frames, unit_boundaries
 from unisono.types import Alignment, Batch, Condition, ContentBatch, length_mask
-
-
-@dataclass(frozen=True)
-class EncodedContent:
-    """One modality of a batch after encoder and adapter.
-
-    Attributes:
-        index: ``(N,)`` rows of the batch.
-        content: what the encoder made of it.
-        adapted: content and predicted durations.
-        alignment: how the units lie in time.
-        durations_s: ``(N, L)`` given durations, or None; a row of zeros has none.
-    """
-
-    index: Tensor
-    content: Condition
-    adapted: AdaptedContent
-    alignment: Alignment
-    durations_s: Tensor | None
-
-
-@dataclass(frozen=True)
-class DurationPrediction:
-    """Durations in the log domain, ``(N, L)`` or ``(N,)``; ``mask``: which count; ``index (N,)``: rows of the batch."""
-
-    prediction: Tensor
-    target: Tensor
-    mask: Tensor
-    index: Tensor
-
-
-@dataclass(frozen=True)
-class TrainingOutput:
-    """What the loss needs: ``prediction``, ``target (B, T, C)``, ``frame_mask (B, T)``, ``sigma (B,)``, durations.
-
-    ``task_index (B,)`` is there to weigh and report tasks; the network never saw it.
-    """
-
-    prediction: Tensor
-    target: Tensor
-    frame_mask: Tensor
-    sigma: Tensor
-    local_durations: list[DurationPrediction]
-    global_durations: list[DurationPrediction]
-    task_index: Tensor
 
 
 class UnifiedAudioModel(nn.Module):

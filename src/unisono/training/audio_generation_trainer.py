@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unisono.models.unified import TrainingOutput, UnifiedAudioModel
+from unisono.models.outputs import TrainingOutput
+from unisono.models.unified import UnifiedAudioModel
 from unisono.objectives.noise import derive_seed, item_noise
 from unisono.tasks import TASKS
 from unisono.timing import samples_to_frames

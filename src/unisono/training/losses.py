@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from unisono.errors import UserError
-from unisono.models.unified import DurationPrediction, TrainingOutput
+from unisono.models.outputs import DurationPrediction, TrainingOutput
 from unisono.tasks import TASKS, get_task
 
 

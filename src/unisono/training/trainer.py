@@ -1,20 +1,20 @@
 """The only training loop.
 
-Read ``Trainer.fit`` and ``Trainer._train`` from top to bottom: that is all there is. Subclasses define
-``training_step`` and ``validation_step``; ``hooks`` lists what else they may define.
+Read ``Trainer.fit`` and ``Trainer._train`` from top to bottom: that is all there is, but for what a validation does
+(``validation.py``). Subclasses define ``training_step`` and ``validation_step``; ``hooks`` lists what else they may
+define.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate.tracking import GeneralTracker
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -28,24 +28,23 @@ from unisono.training.checkpoint import CheckpointFolder
 from unisono.training.compilation import compile_modules
 from unisono.training.deepspeed import ZeroAccelerator, refuse_gradient_hooks
 from unisono.training.ema import ExponentialMovingAverage
-from unisono.training.hooks import TrainerHooks
 from unisono.training.metrics import MeanMetrics, MetricsFile
 from unisono.training.monitor import MetricMonitor
 from unisono.training.nonfinite import NonfiniteSteps, checked_loss, nan_unless_finite
-from unisono.training.processes import MixedPrecision, log_processes, make_accelerator, settle_sharding, share_buffers
+from unisono.training.processes import MixedPrecision, log_processes, make_accelerator, settle_sharding
 from unisono.training.progress import Progress
-from unisono.training.reporting import Reporting
 from unisono.training.run_lock import RunLock
 from unisono.training.schedules import advance, make_scheduler, needs_metric, warmup_updates
 from unisono.training.settings import refused_settings
 from unisono.training.stop_signals import StopSignals
 from unisono.training.tracking import Trackers, check_trackers
-from unisono.training.weights import frozen_fingerprints, frozen_modules, trainable_state, trained_buffers, whole
+from unisono.training.validation import Validation
+from unisono.training.weights import frozen_fingerprints, frozen_modules, trainable_state, whole
 
 logger = logging.getLogger(__name__)
 
 
-class Trainer(Reporting, TrainerHooks, ABC):
+class Trainer(Validation):
     """Loop, checkpoints, validation and logging around ``training_step`` and ``validation_step``.
 
     A *step* is one optimizer update of all processes together. Everything random in a step follows from
@@ -141,32 +140,37 @@ class Trainer(Reporting, TrainerHooks, ABC):
         self.trackers = Trackers(self.accelerator)
         self.exp_dir, self.seed, self.resume = Path(exp_dir), seed, resume
         self.initial_weights, self.partial_loading = initial_weights, partial_loading
-        self.loss_fn = loss_fn.to(self.accelerator.device) if isinstance(loss_fn, nn.Module) else loss_fn
-        if isinstance(loss_fn, nn.Module) and any(p.requires_grad for p in loss_fn.parameters()):
-            raise UserError("loss_fn has weights to train, which no optimizer would get; put them into the model")
+        self.loss_fn = self._placed(loss_fn)
         self.gradient_accumulation_steps, self.max_grad_norm = gradient_accumulation_steps, max_grad_norm
         self.progress = progress
         self.log_every_n_steps = log_every_n_steps
         self.val_every_n_steps, self.val_every_n_epochs = val_every_n_steps, val_every_n_epochs
         self.save_every_n_steps, self.save_every_n_epochs = save_every_n_steps, save_every_n_epochs
         self.train_dataloader, self.val_dataloader = train_dataloader, val_dataloader
-        rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
-        self.train_batches = TrainBatches(train_dataloader, seed, rank, ranks)
-        self.val_batches = None if val_dataloader is None else EvalBatches(val_dataloader, rank, ranks)
-        self.micro_batches_per_step = ranks * gradient_accumulation_steps
+        self._share_batches()
         self.epoch_length = epoch_length or self._one_pass()
         self.total_steps = epochs * self.epoch_length
         self._prepare(model, optimizer, lr_scheduler, warmup_updates(warmup_params, self.epoch_length), torch_compile)
         self.ema = ExponentialMovingAverage(self.raw_model, ema_decay) if ema_decay is not None else None
         self.checkpoints = CheckpointFolder(self.exp_dir / "checkpoints", save_last_k, keep_every_n_steps)
-        self.lock = RunLock(self.exp_dir, self.accelerator.is_main_process)
-        self.metrics_file = MetricsFile(self.exp_dir / "metrics.jsonl")
         self.metric_monitor = metric_monitor or MetricMonitor(is_optional=True)
-        self.frozen = frozen_fingerprints(self.raw_model)
-        self._frozen_parts = [part for _, part in frozen_modules(self.raw_model)]
         self.nonfinite = NonfiniteSteps(self.accelerator, self.raw_model, max_nonfinite_steps, self.train_batches.keys)
-        self.train_metrics, self.val_metrics = MeanMetrics(skip_nonfinite=True), MeanMetrics()
-        self.last_val_metrics: dict[str, float] = {}
+        self._open_run()
+
+    def _placed(self, loss_fn: Callable[..., Any] | None) -> Callable[..., Any] | None:
+        """The loss on the device of training."""
+        if not isinstance(loss_fn, nn.Module):
+            return loss_fn
+        if any(p.requires_grad for p in loss_fn.parameters()):
+            raise UserError("loss_fn has weights to train, which no optimizer would get; put them into the model")
+        return loss_fn.to(self.accelerator.device)
+
+    def _share_batches(self) -> None:
+        """Take this process's share of the loaders."""
+        rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
+        self.train_batches = TrainBatches(self.train_dataloader, self.seed, rank, ranks)
+        self.val_batches = None if self.val_dataloader is None else EvalBatches(self.val_dataloader, rank, ranks)
+        self.micro_batches_per_step = ranks * self.gradient_accumulation_steps
 
     def _prepare(
         self,
@@ -188,6 +192,15 @@ class Trainer(Reporting, TrainerHooks, ABC):
         self.raw_model: nn.Module = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
         settle_sharding(self.model, self.forward_methods(self.raw_model))
 
+    def _open_run(self) -> None:
+        """What has no settings: lock and log of the run's folder, metrics, and the parts that training leaves alone."""
+        self.lock = RunLock(self.exp_dir, self.accelerator.is_main_process)
+        self.metrics_file = MetricsFile(self.exp_dir / "metrics.jsonl")
+        self.train_metrics, self.val_metrics = MeanMetrics(skip_nonfinite=True), MeanMetrics()
+        self.last_val_metrics: dict[str, float] = {}
+        self.frozen = frozen_fingerprints(self.raw_model)
+        self._frozen_parts = [part for _, part in frozen_modules(self.raw_model)]
+
     def _one_pass(self) -> int:
         per_epoch = self.train_batches.per_epoch
         if per_epoch is None:
@@ -201,10 +214,6 @@ class Trainer(Reporting, TrainerHooks, ABC):
     @abstractmethod
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """The loss of one micro-batch, a mean over its items. Runs under autocast; report more with ``self.log``."""
-
-    @abstractmethod
-    def validation_step(self, batch: Any, batch_idx: int) -> Any:
-        """Report values of one batch with ``self.log``. No gradients, averaged weights, fixed random numbers."""
 
     # -- the loop -----------------------------------------------------------------------------------------------
 
@@ -340,49 +349,6 @@ class Trainer(Reporting, TrainerHooks, ABC):
         self.step += 1
         self.micro_batches += self.micro_batches_per_step
         return is_finite
-
-    # -- validation ---------------------------------------------------------------------------------------------
-
-    def _validate(self, signals: StopSignals | None = None) -> bool:
-        """Run all validation items with the averaged weights; False if a signal came in the middle."""
-        assert self.val_batches is not None
-        self.is_validating, self.val_metrics = True, MeanMetrics()
-        self.on_validation_start()
-        self.model.eval()
-        share_buffers(self.accelerator, trained_buffers(self.raw_model))
-        with torch.no_grad(), self.averaged_weights():
-            for batch_idx, batch, counts in self.val_batches:
-                seed_all(derive_seed("validation", batch_idx))
-                self._validate_batch(to_device(batch, self.accelerator.device), batch_idx, counts)
-                if signals is not None and signals.agreed() is not None:
-                    self.is_validating = False
-                    return False
-        self.last_val_metrics = {name: float(value) for name, value in self.get_val_metrics().items()}
-        self.is_validating = False
-        self._write(self.last_val_metrics)
-        name, value = self.metric_monitor.name, self.last_val_metrics.get(self.metric_monitor.name)
-        self.is_best = self.metric_monitor.update(self.last_val_metrics)
-        if value is not None:
-            logger.info("step %d: %s %.4g%s", self.step, name, value, ", the best so far" if self.is_best else "")
-        if needs_metric(self.lr_scheduler):
-            if value is None:
-                raise UserError(f"lr_scheduler follows {name}, which validation does not give")
-            self.lr_scheduler.step(value)
-        self.should_stop = self.should_stop or self.metric_monitor.should_stop
-        self.on_validation_end()
-        return True
-
-    def _validate_batch(self, batch: Any, batch_idx: int, counts: bool) -> None:
-        if not counts:  # only so that sharded models meet
-            kept, self.val_metrics = self.val_metrics, MeanMetrics()
-            with self.accelerator.autocast():
-                self.validation_step(batch, batch_idx)
-            self.val_metrics = kept
-            return
-        self.on_validation_batch_start(batch, batch_idx)
-        with self.accelerator.autocast():
-            outputs = self.validation_step(batch, batch_idx)
-        self.on_validation_batch_end(outputs, batch, batch_idx)
 
     # -- weights -------------------------------------------------------------------------------------------------
 

@@ -58,7 +58,7 @@ class DiTBlock(nn.Module):
         rotary: tuple[Tensor, Tensor],
         skip: Tensor | None,
     ) -> Tensor:
-        """``x``, ``skip (B, T, D)``; ``mask (B, T)``, or None for all; ``modulation (B, 6, D)``; ``context_mask (B, L)``."""
+        """``x``, ``skip (B, T, D)``; ``mask (B, T)`` or None; ``modulation (B, 6, D)``; ``context_mask (B, L)``."""
         if self.skip is not None:
             assert skip is not None, "a block of the second half needs the first half's result"
             x = self.skip(torch.cat([x, skip], dim=-1))

@@ -72,9 +72,7 @@ class ContentAdapter(nn.Module, ABC):
     def adapt(self, content: Condition, instruction: Condition) -> Tensor:
         """Adapted content ``(B, L, D)``."""
 
-    def forward(
-        self, content: Condition, instruction: Condition, alignment: Alignment | None = None
-    ) -> AdaptedContent:
+    def forward(self, content: Condition, instruction: Condition, alignment: Alignment | None = None) -> AdaptedContent:
         """Adapt content ``(B, L, D)`` to its instruction.
 
         Args:
