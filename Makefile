@@ -53,7 +53,8 @@ types: $(STAMP) ## Mypy
 	$(BIN)/mypy
 
 test: lint types ## Lint, types, tests (SLOW=1: also training runs, kills, several processes)
-	$(BIN)/python -m pytest $(if $(SLOW),,-m "not slow")
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n logical --maxprocesses 8
+	$(if $(SLOW),$(BIN)/python -m pytest -m slow)
 
 clean: ## Remove environment, corpora and runs
 	rm -rf $(VENV) data experiments build dist

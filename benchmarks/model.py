@@ -27,7 +27,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from hydra.utils import instantiate
@@ -44,6 +44,7 @@ from unisono.training.compilation import compile_modules
 from unisono.training.fake_step import StepMeter, measure_fake_step, synthetic_batch
 from unisono.types import Batch
 
+T = TypeVar("T")
 SIZES, PRECISIONS, PHASES = ["tiny", "small", "base", "large"], ["no", "bf16"], ["training", "generation"]
 BLOCK_TYPES = ["layer_fusion_dit", "input_fusion_dit", "plain"]
 CONTEXT_UNITS, LATENT_RATE_HZ, PADDED_FRAMES = 80, 50, 5
@@ -53,10 +54,7 @@ DATA_SHEET_TFLOPS = {"H100 PCIe": 756, "H100 NVL": 835, "H200 NVL": 835, "H100":
 
 @dataclass(frozen=True)
 class Case:
-    """What one process measures; in ``blocks``, ``phase`` and ``block_type`` are empty.
-
-    ``options`` are those of the command line.
-    """
+    """What one process measures, and the command line; in ``blocks``, ``phase`` and ``block_type`` are empty."""
 
     options: argparse.Namespace
     size: str
@@ -92,12 +90,11 @@ class Case:
 
 def seconds(run: Callable[[], object], device: torch.device) -> float:
     """Wall time of one call, all work of the device included."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    wait()
     begin = time.perf_counter()
     run()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
+    wait()
     return time.perf_counter() - begin
 
 
@@ -128,7 +125,7 @@ class Rates:
         """The share of ``taken_s`` that ``flops`` operations would need."""
         bound_s = flops / self.measured
         text = (
-            f"bound {bound_s:.4f} s ({flops / 1e12:.4f} TFLOP at {self.measured / 1e12:.3f} TFLOP/s), "
+            f"bound {bound_s:.4f} s ({flops / 1e12:.4g} TFLOP at {self.measured / 1e12:.4g} TFLOP/s), "
             f"{bound_s / taken_s:.1%} of the time taken"
         )
         if self.promised is None:
@@ -140,16 +137,16 @@ def process_peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def warm_up(run: Callable[[], object], calls: int, must_compile: bool) -> None:
-    """Choose kernels and compile. These must be the first calls of compiled modules.
+def warm_up(run: Callable[[], T], calls: int, must_compile: bool) -> T:
+    """Choose kernels and compile; the last result. These must be the first calls of compiled modules.
 
     Within a dispatch mode, such as one that counts operations, Dynamo leaves a function uncompiled for good.
     """
     graphs_before = counters["stats"]["unique_graphs"]
-    for _ in range(calls):
-        run()
+    result = [run() for _ in range(calls)][-1]
     if must_compile and counters["stats"]["unique_graphs"] == graphs_before:
         raise RuntimeError("--compile was asked for, but nothing was compiled: these would be times of eager code")
+    return result
 
 
 def count_flops(run: Callable[[], object]) -> int:
@@ -163,23 +160,29 @@ def count_flops(run: Callable[[], object]) -> int:
 
 
 class PlainBlock(nn.Module):
-    """PyTorch's own decoder layer, of the same width and feed-forward parameters, called as a ``DiTBlock`` is."""
+    """PyTorch's own decoder layer, of the same width and feed-forward parameters, called as a ``DiTBlock`` is.
+
+    It gets time before items, as it computes: with ``batch_first`` its linear layers copy their weights once per item
+    when there are no gradients, which makes generation in bfloat16 on a CPU much slower than it has to be.
+    """
 
     skip = None
 
     def __init__(self, dim: int, num_heads: int, context_dim: int) -> None:
         super().__init__()
         self.context = nn.Linear(context_dim, dim)
-        self.layer = nn.TransformerDecoderLayer(dim, num_heads, 4 * dim, 0.0, "gelu", batch_first=True, norm_first=True)
+        self.layer = nn.TransformerDecoderLayer(dim, num_heads, 4 * dim, 0.0, "gelu", norm_first=True)
 
     def context_keys_values(self, context: Tensor) -> Tensor:
-        return self.context(context)
+        return self.context(context).transpose(0, 1).contiguous()
 
     def forward(
         self, x: Tensor, mask: Tensor | None, signal: Any, context: Tensor, context_mask: Tensor, rotary: Any, skip: Any
     ) -> Tensor:
         padding = None if mask is None else ~mask
-        return self.layer(x, context, tgt_key_padding_mask=padding, memory_key_padding_mask=~context_mask)
+        x = x.transpose(0, 1).contiguous()
+        x = self.layer(x, context, tgt_key_padding_mask=padding, memory_key_padding_mask=~context_mask)
+        return x.transpose(0, 1)
 
 
 class PlainDiT(InputFusionDiT):
@@ -240,7 +243,6 @@ def measure_blocks(case: Case) -> None:
     """All kinds of block in turns, each eager and (with ``--compile``) compiled."""
     options, backbone = case.options, case.configuration().model.backbone
     runs: dict[str, Callable[[], None]] = {}
-    flops: dict[str, int] = {}
     programs: set[type] = set()
     for block_type, compiled in itertools.product(options.block_types, (False, True) if options.compile else (False,)):
         name = f"{block_type}, compiled" if compiled else block_type
@@ -249,7 +251,6 @@ def measure_blocks(case: Case) -> None:
             compile_modules([module.block], True)
         warm_up(runs[name], 2, compiled and type(module.block) not in programs)
         programs |= {type(module.block)} if compiled else set()  # of equal code, which later ones share
-        flops[name] = count_flops(runs[name])
     times_s: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(options.repeats):
         for name, run in runs.items():
@@ -257,7 +258,7 @@ def measure_blocks(case: Case) -> None:
     rates = Rates.of(case)
     print(f"\n{case}: forward and backward of one block of width {backbone.dim}")
     for name, values in times_s.items():
-        print(f"  {name:<26} {spread(values)}; {rates.compare(flops[name], statistics.median(values))}")
+        print(f"  {name:<26} {spread(values)}; {rates.compare(count_flops(runs[name]), statistics.median(values))}")
 
 
 # -- whole models ---------------------------------------------------------------------------------------------------
@@ -293,16 +294,8 @@ def generation(case: Case, model: Any, batch: Batch) -> Callable[[], Generated]:
 
 def training_flops(case: Case, cfg: DictConfig) -> int:
     """Operations of forward and backward, counted on fake tensors: eager code may need more memory than there is."""
-    _, needs = measure_fake_step(
-        cfg.model,
-        cfg.optimizer,
-        batch_size=case.options.batch,
-        duration_s=case.options.seconds,
-        micro_batches=1,
-        bf16=case.precision == "bf16",
-        ema=False,
-        device=case.device,
-    )
+    count = partial(measure_fake_step, batch_size=case.options.batch, duration_s=case.options.seconds, micro_batches=1)
+    _, needs = count(cfg.model, cfg.optimizer, bf16=case.precision == "bf16", ema=False, device=case.device)
     return needs.micro_batch_flops
 
 
@@ -334,9 +327,9 @@ def measure_model(case: Case) -> None:
         batch = replace(batch, is_full=False)
     if options.compile:
         compile_modules(model.backbone.blocks, True)
-    run = training_step(case, cfg, model, batch) if training else generation(case, model, batch)
+    run: Callable[[], Any] = training_step(case, cfg, model, batch) if training else generation(case, model, batch)
     # The first training step ends by making the optimizer's state; one generation is many steps already.
-    warm_up(run, 2 if training else 1, options.compile)
+    result = warm_up(run, 2 if training else 1, options.compile)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     times_s = [seconds(run, device) for _ in range(options.repeats)]
@@ -348,7 +341,7 @@ def measure_model(case: Case) -> None:
     taken_s = statistics.median(times_s)
     print(f"\n{case}{', compiled' if options.compile else ''}\n  {spread(times_s)}; {memory}")
     if not training:
-        print(f"  {real_time_factor(case, model, run(), taken_s)}")
+        print(f"  {real_time_factor(case, model, result, taken_s)}")
     print(f"  {Rates.of(case).compare(training_flops(case, cfg) if training else count_flops(run), taken_s)}")
 
 

@@ -27,7 +27,7 @@ from unisono.models.unified import UnifiedAudioModel
 from unisono.objectives import FlowMatching
 from unisono.text.phonemes import PHONEMES
 from unisono.training.losses import AudioGenerationLoss
-from unisono.types import Batch, Sample
+from unisono.types import AudioContent, Batch, Sample
 
 CLIPS_PER_TASK = 4
 _COUNTS = {
@@ -61,12 +61,8 @@ def eight_task_samples(root: Path, crops_s: Sequence[float]) -> list[Sample]:
         first = 1 if task == "speech_enhancement" else 0
         options = {"frame_size": 32} if task == "video_to_audio" else {}
         for index, crop_s in enumerate(crops_s):
-            drawn = (
-                dataset(folder / "content.jsonl", folder / "audio.jsonl", crop_s=crop_s, seed=seed, **options)[
-                    first + index
-                ]
-                for seed in range(50)
-            )
+            manifests = (folder / "content.jsonl", folder / "audio.jsonl")
+            drawn = (dataset(*manifests, crop_s=crop_s, seed=seed, **options)[first + index] for seed in range(50))
             samples.append(next(sample for sample in drawn if _is_heard(sample, crop_s)))
     return samples
 
@@ -140,8 +136,18 @@ def fit(
     return model.eval()
 
 
-def with_latents(model: UnifiedAudioModel, batch: Batch) -> Batch:
-    """The same targets as latents, which spares each step their computation."""
-    assert batch.waveform is not None and batch.waveform_lengths is not None
-    latent, lengths = model.autoencoder.encode(batch.waveform, batch.waveform_lengths)
-    return dataclasses.replace(batch, waveform=None, latent=latent, latent_lengths=lengths)
+def with_latents(model: UnifiedAudioModel, sample: Sample) -> Sample:
+    """The same item with latents for recordings, as from the feature cache; each step is spared their computation."""
+
+    def latent(waveform: torch.Tensor) -> torch.Tensor:
+        return model.autoencoder.encode(waveform[None], torch.tensor([len(waveform)]))[0][0]
+
+    contents = tuple(
+        AudioContent(latent=latent(content.waveform))
+        if isinstance(content, AudioContent) and content.waveform is not None
+        else content
+        for content in sample.content
+    )
+    target = sample.waveform
+    assert target is not None
+    return dataclasses.replace(sample, content=contents, waveform=None, latent=latent(target), num_samples=len(target))

@@ -186,7 +186,9 @@ def test_sizes_of_voices_and_of_pictures_are_compared_with_the_encoders(tmp_path
     voices = chosen(tmp_path, "text_to_speech", [{"speaker_embedding": "v/a.npy"}])
     (fault,) = check_manifests([voices], plain(phoneme={}))
     setting = "model.content_encoders.phoneme.speaker_embedding_dim"
-    assert fault.place == setting and fault.message.endswith(f"write +{setting}=42")
+    assert fault.place == setting and fault.message.endswith(f"write +{setting}=42")  # into a YAML file without it
+    (fault,) = check_manifests([voices], plain(phoneme={"speaker_embedding_dim": None}))
+    assert fault.message.endswith(f"takes none; write {setting}=42")
     (fault,) = check_manifests([voices], plain(phoneme={"speaker_embedding_dim": 8}))
     assert fault.message.endswith(f"takes 8; write {setting}=42")
     assert list(check_manifests([voices], plain(phoneme={"speaker_embedding_dim": 42}))) == []
@@ -197,8 +199,18 @@ def test_sizes_of_voices_and_of_pictures_are_compared_with_the_encoders(tmp_path
     (fault,) = check_manifests([absent], plain(phoneme={}))
     assert "content.jsonl:1" in fault.message and "speaker_embedding" in fault.message
     films = chosen(tmp_path, "video_to_audio", [{"video_features": "f.npy"}])
-    (fault,) = check_manifests([films], plain(video={}))
-    assert fault.message.endswith("write +model.content_encoders.video.feature_dim=128")
+    (fault,) = check_manifests([films], plain(video={"feature_dim": None}))
+    assert fault.message.endswith("write model.content_encoders.video.feature_dim=128")
+
+
+@pytest.mark.parametrize("folder", ["content_encoder", "content_adapter"])
+def test_every_setting_of_a_part_can_be_overridden_as_errors_say(folder: str) -> None:
+    """A key that a YAML file lacks would be refused without a plus."""
+    files = [path for path in (config_dir() / "model" / folder).glob("*.yaml") if path.stem != "all"]
+    assert len(files) > 1
+    for file in files:
+        node = yaml.safe_load(file.read_text(encoding="utf-8"))
+        assert set(parameters(find_target(node["_target_"])).named) == set(node) - {"_target_"}, file.name
 
 
 def test_what_a_data_set_has_to_make_itself_is_asked_for(tmp_path: Path) -> None:

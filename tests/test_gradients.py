@@ -65,7 +65,7 @@ def build(source: Path, variant: str) -> UnifiedAudioModel:
     voices = {**small, "phonemes": TOY_PHONEMES, "speakers": TOY_SPEAKERS, "speaker_embedding_dim": len(VOICE)}
     adapter, backbone = (CrossAttentionAdapter, InputFusionDiT) if text else (PrefixAdapter, LayerFusionDiT)
     model = UnifiedAudioModel(
-        autoencoder=loaded(source / "oobleck.safetensors"),
+        autoencoder=loaded(source / "oobleck.safetensors").requires_grad_(True),  # the model freezes it
         instruction_encoder=text(12, **small) if text else PretrainedTextEncoder(12, str(source), **small),
         content_encoders={
             "text": text(DIM, **small) if text else PretrainedTextEncoder(DIM, str(source), **small),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 
@@ -52,11 +53,16 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 def overfitted(samples: list[Sample], layers: int, steps: int, seed: int = 0) -> Trained:
     autoencoder = log_mel_for([sample.waveform for sample in samples if sample.waveform is not None])
     model, collate = eight_task_model(autoencoder, layers=layers, seed=seed), eight_task_collator()
-    batch = with_latents(model, collate(samples))
-    fit(model, lambda step: batch, steps, seed=seed)
+    encoded = [with_latents(model, sample) for sample in samples]
+
+    def batch_of(step: int) -> Batch:
+        """All clips, each time in another order: a row that gets its neighbour's content cannot be learned."""
+        return collate([encoded[i] for i in np.random.default_rng([seed, step]).permutation(len(encoded))])
+
+    fit(model, batch_of, steps, seed=seed)
     content = collate([dataclasses.replace(sample, waveform=None) for sample in samples])
     settings = GenerationSettings(num_steps=16, guidance_scale=1.5, predict_durations=True, max_duration_s=3.0)
-    return Trained(model, samples, batch, model.generate(content, range(len(samples)), settings))
+    return Trained(model, samples, collate(encoded), model.generate(content, range(len(samples)), settings))
 
 
 def distances(a: torch.Tensor, a_lengths: torch.Tensor, b: torch.Tensor, b_lengths: torch.Tensor) -> torch.Tensor:
