@@ -16,7 +16,7 @@ from torch import Tensor
 from conftest import TOY_PHONEMES, TOY_SPEAKERS
 from feature_sources import save_text_encoder
 from oobleck import HOP, SMALL, loaded, saved
-from toy import randomised
+from toy import randomised, toy_collator, toy_model
 from unisono.data.collate import Collator
 from unisono.models.backbone import InputFusionDiT, LayerFusionDiT
 from unisono.models.content_adapter import ContentAdapter, CrossAttentionAdapter, PrefixAdapter
@@ -265,3 +265,10 @@ def test_losses_are_reported_for_each_task() -> None:
         "val/global_duration_loss": 6.0, "val/global_duration_loss/text_to_audio": 4.0,
         "val/global_duration_loss/text_to_music": 8.0,
     }  # fmt: skip
+
+
+def test_a_batch_of_nothing_but_instructions_leaves_no_parameter_without_gradient() -> None:
+    model = randomised(toy_model(32, 2)).train()
+    sample = Sample("a", "text_to_audio", "Make a sound.", (), waveform=torch.randn(14_400) * 0.1)
+    AudioGenerationLoss()(model(toy_collator()([sample]))).total.backward()
+    assert [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None] == []

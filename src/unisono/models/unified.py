@@ -97,7 +97,7 @@ class UnifiedAudioModel(nn.Module):
             encoder: Any = self.content_encoders[modality]
             condition = encoder(**self._encoder_inputs(content))
             own_instruction = Condition(instruction.tensor[content.index], instruction.mask[content.index])
-            adapted = self.content_adapter(condition, own_instruction)
+            adapted = self.content_adapter(condition, own_instruction, encoder.alignment)
             encoded.append(EncodedContent(content.index, condition, adapted, encoder.alignment, content.durations_s))
         return encoded
 
@@ -117,7 +117,8 @@ class UnifiedAudioModel(nn.Module):
         for content in encoded:
             assert self.null_instruction is not None, "see settle"
             null = self.null_instruction.expand(len(content.index), 1, -1)
-            adapted = self.content_adapter(content.content, Condition(null, torch.ones_like(null[..., 0]).bool()))
+            only = Condition(null, torch.ones_like(null[..., 0]).bool())
+            adapted = self.content_adapter(content.content, only, content.alignment)
             alone.append(replace(content, adapted=replace(content.adapted, content=adapted.content)))
         return alone
 
@@ -267,6 +268,8 @@ class UnifiedAudioModel(nn.Module):
         nulls = [p for p in (self.null_frame, self.null_context, self.null_instruction) if p is not None]
         adapter = self.content_adapter
         predictors = [*adapter.global_predictor.parameters(), *adapter.local_predictor.parameters()]
+        if not batch.contents:  # items of nothing but an instruction
+            unused += [*self.instruction_encoder.parameters(), *adapter.parameters()]
         return touch(prediction, [*unused, *nulls, *predictors])
 
     # -- generation ---------------------------------------------------------------------------------------------
