@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -23,6 +24,7 @@ from unisono.models.content_encoder import (
     ScoreEncoder,
     VideoEncoder,
 )
+from unisono.models.generation import Generated, GenerationSettings
 from unisono.models.unified import UnifiedAudioModel
 from unisono.objectives import FlowMatching
 from unisono.text.phonemes import PHONEMES
@@ -114,26 +116,39 @@ def eight_task_model(
 def fit(
     model: UnifiedAudioModel, batch_of: Callable[[int], Batch], steps: int, lr: float = 3e-3, seed: int = 0
 ) -> UnifiedAudioModel:
-    """A bare PyTorch loop on one thread; ``batch_of(step)`` is what each step sees. Returns the trained model."""
-    # In float32, since so small a network is slower under autocast; on one thread, since more gain little on so small
-    # matrices and lose much where they have to wait for each other on a busy machine.
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    """A bare PyTorch loop; ``batch_of(step)`` is what each step sees. Returns the trained model."""
     loss_fn = AudioGenerationLoss()
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.1)
-    for step in range(steps):
-        batch = batch_of(step)
-        torch.manual_seed(1_000_000 * seed + step)
-        loss = loss_fn(model(batch)).total
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-    torch.set_num_threads(threads)
+    with one_thread():  # and in float32: so small a network is slower under autocast
+        for step in range(steps):
+            batch = batch_of(step)
+            torch.manual_seed(1_000_000 * seed + step)
+            loss = loss_fn(model(batch)).total
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
     return model.eval()
+
+
+def generate(model: UnifiedAudioModel, samples: Sequence[Sample], settings: GenerationSettings) -> Generated:
+    """What the model makes of the samples' content; the n-th always has the same noise."""
+    with one_thread():
+        return model.generate(eight_task_collator()(samples), range(len(samples)), settings)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """More threads gain little on so small matrices, and lose much where they wait for each other on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def with_latents(model: UnifiedAudioModel, sample: Sample) -> Sample:

@@ -11,7 +11,7 @@ import scipy.signal
 import torch
 
 from conftest import SAMPLE_RATE
-from eight_tasks import eight_task_collator, eight_task_model, fit, log_mel_for
+from eight_tasks import eight_task_collator, eight_task_model, fit, generate, log_mel_for
 from unisono.models.autoencoder import LogMelAutoencoder
 from unisono.models.generation import Generated, GenerationSettings
 from unisono.models.unified import UnifiedAudioModel
@@ -145,8 +145,7 @@ def make(model: UnifiedAudioModel, some_scenes: Sequence[Scene], sound: str) -> 
     """Every scene with the sound's caption of held-out wording; the n-th has the same noise whatever is asked."""
     instructions, (caption,) = TASKS["video_to_audio"].instructions, wordings(sound, held_out=True)
     samples = [item(scene, caption, instructions[n % len(instructions)]) for n, scene in enumerate(some_scenes)]
-    settings = GenerationSettings(num_steps=16, guidance_scale=1.0)
-    return model.generate(eight_task_collator()(samples), range(len(samples)), settings)
+    return generate(model, samples, GenerationSettings(num_steps=16, guidance_scale=1.0))
 
 
 def onsets(model: UnifiedAudioModel, latent: torch.Tensor) -> np.ndarray:

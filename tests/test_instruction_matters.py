@@ -16,7 +16,7 @@ import scipy.signal
 import torch
 
 from conftest import SAMPLE_RATE
-from eight_tasks import eight_task_collator, eight_task_model, fit, log_mel_for
+from eight_tasks import eight_task_collator, eight_task_model, fit, generate, log_mel_for
 from unisono.models.autoencoder import LogMelAutoencoder
 from unisono.models.generation import Generated, GenerationSettings
 from unisono.models.unified import UnifiedAudioModel
@@ -123,8 +123,7 @@ def make(model: UnifiedAudioModel, recordings: list[Recording], instructions: Se
         Sample("item", "speech_enhancement", instructions[i % len(instructions)], (AudioContent(waveform),))
         for i, waveform in enumerate(waveforms(recordings, "degraded"))
     ]
-    settings = GenerationSettings(num_steps=16, guidance_scale=1.0)
-    return model.generate(eight_task_collator()(samples), range(len(samples)), settings)
+    return generate(model, samples, GenerationSettings(num_steps=16, guidance_scale=1.0))
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from eight_tasks import (
     eight_task_model,
     eight_task_samples,
     fit,
+    generate,
     log_mel_for,
     with_latents,
 )
@@ -60,9 +61,9 @@ def overfitted(samples: list[Sample], layers: int, steps: int, seed: int = 0) ->
         return collate([encoded[i] for i in np.random.default_rng([seed, step]).permutation(len(encoded))])
 
     fit(model, batch_of, steps, seed=seed)
-    content = collate([dataclasses.replace(sample, waveform=None) for sample in samples])
+    contents = [dataclasses.replace(sample, waveform=None) for sample in samples]
     settings = GenerationSettings(num_steps=16, guidance_scale=1.5, predict_durations=True, max_duration_s=3.0)
-    return Trained(model, samples, collate(encoded), model.generate(content, range(len(samples)), settings))
+    return Trained(model, samples, collate(encoded), generate(model, contents, settings))
 
 
 def distances(a: torch.Tensor, a_lengths: torch.Tensor, b: torch.Tensor, b_lengths: torch.Tensor) -> torch.Tensor:
