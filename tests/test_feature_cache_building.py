@@ -239,6 +239,10 @@ def _wait_for(cache: Path, shards: int) -> None:
         time.sleep(0.01)
 
 
+def _shards(cache: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in cache.glob("latents/*/shard-*")}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_killed_run_goes_on_where_it_was(tmp_path: Path, cache: Path, workers: int) -> None:
@@ -247,9 +251,12 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path, cache: Path, workers:
     _wait_for(cache, 5)
     first.send_signal(signal.SIGKILL)
     first.wait()
-    if workers > 1:
-        time.sleep(1.0)  # its workers notice, write what they have, and end
-    shards = {path: path.stat().st_mtime_ns for path in cache.glob("latents/*/shard-*")}
+    shards = _shards(cache)
+    while workers > 1:  # they notice, write what they have, and end
+        time.sleep(1.5)
+        before, shards = shards, _shards(cache)
+        if before == shards:
+            break
     done = 4 * len(shards)
     again = _start(tmp_path, cache, "again", workers)
     assert (again.communicate(timeout=120)[0].split(), again.returncode) == (["120", "0", "0"], 0)
