@@ -81,7 +81,7 @@ def cached_data_set(folder: Path) -> tuple[TextToAudioDataset, str]:
     (filled,) = fill_demands(demands_of({"autoencoder": autoencoder}, [[dataset]]), cache, workers=2)
     end = time.perf_counter()
     assert not filled.faults, filled.faults
-    attach([dataset], autoencoder, cache)
+    attach([dataset], {"autoencoder": autoencoder}, cache)
     size = filled.store.size_bytes / 1e6
     return dataset, f"cache of {filled.num_inputs} clips, {size:.0f} MB, made in {end - begin:.1f} s by 2 processes"
 
@@ -162,7 +162,7 @@ def compare_training(folder: Path, clips: int, rounds: int) -> None:
     cached = data_set(folder, "wav")
     (filled,) = fill_demands(demands_of({"autoencoder": model.autoencoder}, [[cached]]), folder / "cache", workers=2)
     assert not filled.faults, filled.faults
-    attach([cached], model.autoencoder, folder / "cache")
+    attach([cached], {"autoencoder": model.autoencoder}, folder / "cache")
     raw = data_set(folder, "flac")
     pairs = [(step_seconds(model, raw), step_seconds(model, cached)) for _ in range(rounds)]
     ratios = [cached_s / raw_s for raw_s, cached_s in pairs]

@@ -14,6 +14,7 @@ import pytest
 
 from unisono.config.preflight import compose_checked, read_launch
 from unisono.errors import UserError
+from unisono.types import Batch
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs/configuration.md").read_text(encoding="utf-8")
@@ -152,7 +153,7 @@ def written(page: str, place: Path) -> Path:
     return place
 
 
-def loaded(folder: Path, config_name: str, *overrides: str) -> None:
+def loaded(folder: Path, config_name: str, *overrides: str) -> list[Batch]:
     """Compose a configuration, make its loaders and take a batch of each."""
     import hydra
     from hydra.utils import instantiate
@@ -162,10 +163,8 @@ def loaded(folder: Path, config_name: str, *overrides: str) -> None:
 
     with hydra_in(folder):
         cfg = resolved(hydra.compose(config_name, overrides=list(overrides)))
-    for node in (cfg.train_dataloader, cfg.val_dataloader):
-        if node is not None:
-            batch = next(iter(instantiate(node)))
-            assert batch.waveform.shape[1] > 0 and all(batch.audio_ids)
+    nodes = (cfg.train_dataloader, cfg.val_dataloader)
+    return [next(iter(instantiate(node))) for node in nodes if node is not None]
 
 
 def composed_files() -> list[tuple[str, str]]:
@@ -194,7 +193,7 @@ def test_a_block_that_configures_data_loads(
     place = written(page, tmp_path / "a place")
     path = Path(name)
     if path.parts[0] == "my_configs":
-        loaded(place / "my_configs", path.stem)
+        batches = loaded(place / "my_configs", path.stem)
     elif path.parent.name == "datasets":
         register = place / "configs/data/all.yaml"  # the second of the documented steps
         register.write_text(register.read_text().rstrip("\n") + f"\n      - {path.stem}\n")
@@ -202,6 +201,9 @@ def test_a_block_that_configures_data_loads(
             f"++{loader}_dataloader.dataset.datasets=['${{data_dict.{path.stem}.{loader}}}']"
             for loader in ("train", "val")
         ]
-        loaded(place / "configs", "default", *lists)
+        batches = loaded(place / "configs", "default", *lists)
     else:
-        loaded(place / "configs", "default", f"data@train_dataloader.dataset.datasets={path.stem}")
+        batches = loaded(place / "configs", "default", f"data@train_dataloader.dataset.datasets={path.stem}")
+    assert batches
+    for batch in batches:
+        assert batch.waveform is not None and batch.waveform.shape[1] > 0 and all(batch.audio_ids)

@@ -138,16 +138,14 @@ class Collator:
         return found
 
     def _check_frames(self, sample: Sample) -> None:
-        """Refuse content that lies on the target's frames and has a different number of them.
+        """Refuse content that lies on the target's frames and has a different number of them (none: ``check_sample``).
 
         One frame of difference is rounding: the last one is held, or left out.
         """
         wanted = self._target_frames(sample)
+        what = "another content" if sample.waveform is None and sample.latent is None else "the target"
         for name, frames in self._aligned(sample):
-            if not frames:
-                raise UserError(f"{sample.item_name or sample.audio_id}: the {name} is empty; leave the item out")
             if wanted is not None and abs(frames - wanted) > 1:
-                what = "another content" if sample.waveform is None and sample.latent is None else "the target"
                 raise UserError(
                     f"{sample.item_name or sample.audio_id}: the {name} has {frames} latent frames "
                     f"({frames / self.latent_rate_hz:.3f} s), {what} {wanted} ({wanted / self.latent_rate_hz:.3f} s); "
