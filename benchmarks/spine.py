@@ -21,6 +21,7 @@ from hydra.utils import instantiate
 
 from unisono.config import compose
 from unisono.inference.pipeline import Pipeline
+from unisono.models.generation import GenerationSettings
 
 STEPS = 24
 PRECISIONS = {"no": nullcontext, "bf16": lambda: torch.autocast("cpu", torch.bfloat16)}
@@ -62,7 +63,7 @@ def generation(cfg) -> None:
     model = instantiate(cfg.model)
     test_cfg = compose("inference")
     samples = [dataclasses.replace(d[i], waveform=None) for d in instantiate(test_cfg.datasets) for i in range(8)]
-    settings = dataclasses.replace(instantiate(test_cfg.generation), predict_durations=False)
+    settings = GenerationSettings()
     folder = {"phonemes": list(cfg.phonemes), "speakers": list(cfg.speakers)}
     for name in PRECISIONS:
         pipeline = Pipeline(model, folder, "cpu", name)

@@ -272,8 +272,8 @@ def test_peaks_over_one_are_scaled_not_clipped(tmp_path: Path) -> None:
         ("a.wav", np.zeros(0), RATE, "empty"),
         ("a.wav", np.zeros(10), 0, "sample rate 0"),
         ("a.wav", np.zeros(10), 24_000.5, "sample rate 24000.5"),
-        ("a.mp3", np.zeros(10), RATE, "'.mp3'"),
-        ("a", np.zeros(10), RATE, "use .wav, .flac or .ogg"),
+        ("a.m4a", np.zeros(10), RATE, "'.m4a'"),
+        ("a", np.zeros(10), RATE, "use .wav, .flac, .ogg or .mp3"),
     ],
 )
 def test_what_cannot_be_written_leaves_the_old_file(tmp_path: Path, name: str, waveform, rate, words: str) -> None:

@@ -211,3 +211,18 @@ def test_channels_that_are_constant_keep_a_usable_deviation(tmp_path) -> None:
         channel_statistics(LogMelAutoencoder(), [write_audio(tmp_path / "silent.wav", np.zeros(9_600), SAMPLE_RATE)])
     with pytest.raises(UserError, match="no audio files"):
         channel_statistics(LogMelAutoencoder(), [])
+
+
+def test_long_latents_are_decoded_in_pieces_that_are_those_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    autoencoder = LogMelAutoencoder(n_mels=20, griffin_lim_steps=3)
+    latent = torch.randn(2, 150, 20, generator=torch.Generator().manual_seed(0)) - 4
+    lengths = torch.tensor([150, 67])
+    whole = autoencoder.decode(latent, lengths)
+    for frames in (40, 50, 149):
+        monkeypatch.setattr("unisono.models.autoencoder.log_mel.PIECE_FRAMES", frames)
+        torch.testing.assert_close(autoencoder.decode(latent, lengths), whole, rtol=0, atol=1e-6)
+    pieces = [piece for _, piece in autoencoder._decoded_pieces(latent[0])]
+    assert len(pieces) == 2 and sum(map(len, pieces)) == 150 * autoencoder.hop_samples
+    # Alone, without what lies around them, they would be others.
+    alone = autoencoder.decode(latent[:1, :75], torch.tensor([75]))
+    assert (alone[0] - whole[0, : alone.shape[1]]).abs().max() > 1e-3

@@ -12,6 +12,12 @@ from composing import composed, own, refusal
 __all__ = ["own"]  # a fixture
 
 
+def test_settings_of_generation_per_task_are_no_mistake() -> None:
+    cfg = composed("license=mit", "+generation.tasks.text_to_speech={guidance_scale: 3.0}")
+    assert cfg.generation.tasks.text_to_speech.guidance_scale == 3.0
+    assert "generation.default.steps" in refusal("+generation.default.steps=3")
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
@@ -187,6 +193,6 @@ def test_inference_is_checked_too() -> None:
     assert "num_stepz" in refusal("+generation.num_stepz=3", config_name="inference")
     assert "num_steps (0)" in refusal("generation.num_steps=0", config_name="inference")
     assert "device is 'cudaa'" in refusal("device=cudaa", config_name="inference")
-    assert "mixed_precision: is 'bf15'" in refusal("mixed_precision=bf15", config_name="inference")
+    assert "dtype: is 'bf16'" in refusal("dtype=bf16", config_name="inference")
     assert "batch_size: is 0" in refusal("batch_size=0", config_name="inference")
     assert composed(config_name="evaluate").output_dir.endswith("evaluation")

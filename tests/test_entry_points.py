@@ -131,6 +131,47 @@ def test_audio_made_from_other_content_is_made_again(trained: Path, data_root: P
 
 
 @pytest.mark.slow
+def test_processes_share_the_generation_and_name_what_failed(trained: Path, data_root: Path, tmp_path: Path) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    bin_folder, common = Path(sys.executable).parent, [f"exp_dir='{trained}'", "generation.num_steps=1"]
+
+    def generate(launcher: list[str], data: Path, out: str, *more: str) -> subprocess.CompletedProcess[str]:
+        command = [
+            *launcher,
+            str(ROOT / "inference.py"),
+            *common,
+            f"data_root='{data}'",
+            f"output_dir='{tmp_path / out}'",
+        ]
+        return subprocess.run([*command, *more], capture_output=True, text=True, timeout=300, env=environment)
+
+    def made(out: str) -> dict[str, bytes]:
+        lines = [json.loads(line) for line in (tmp_path / out / "manifest.jsonl").open()]
+        assert len({line["audio"] for line in lines}) == len(lines)
+        return {line["audio"]: (tmp_path / out / line["audio"]).read_bytes() for line in lines}
+
+    torchrun = [str(bin_folder / "torchrun"), "--standalone", "--nproc_per_node", "2"]
+    launch = [str(bin_folder / "accelerate"), "launch", "--config_file", str(ROOT / "configs/accelerate/2cpus.yaml")]
+    done = generate([sys.executable], data_root, "one")
+    assert done.returncode == 0, done.stderr[-3000:]
+    done = generate(torchrun, data_root, "two")
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr[-3000:]
+    one = made("one")
+    assert list(made("two").items()) == list(one.items()) and len(one) == 9  # in the same order
+
+    broken = tmp_path / "broken"
+    shutil.copytree(data_root, broken)
+    content = broken / "mini/speech_enhancement/test/content.jsonl"
+    damaged = content.parent / json.loads(content.open().readline())["noisy_audio"]
+    damaged.write_bytes(damaged.read_bytes()[:3000])
+    done = generate(launch, broken, "three", "checkpoint=last")  # the averaged weights, which were exported
+    assert done.returncode != 0 and done.stderr.count("error: 1 of 9 items could not be generated") == 1, done.stderr
+    three = made("three")
+    assert len(three) == 8 and three.items() <= one.items()
+    assert not list((tmp_path / "three").glob(".*"))
+
+
+@pytest.mark.slow
 def test_training_goes_on_from_another_folder_and_with_accelerate(data_root: Path, tmp_path: Path) -> None:
     command = [str(Path(sys.executable).with_name("accelerate")), "launch", str(ROOT / "train.py"), *TINY]
     done = subprocess.run(

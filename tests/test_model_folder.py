@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import datetime
 import os
 import shutil
 from collections.abc import Callable
@@ -17,6 +19,8 @@ from conftest import TOY_PHONEMES, TOY_SPEAKERS
 from toy import toy_model
 from unisono.errors import UserError
 from unisono.inference.model_folder import load_model_folder, save_model_folder
+from unisono.inference.model_folder.allowed import _KNOWN, _ROLES, _Reader, read_nodes
+from unisono.objectives import FlowMatching
 
 TOY_CONFIG = {
     "phonemes": list(TOY_PHONEMES),
@@ -127,6 +131,11 @@ def test_a_model_folder_gives_back_the_model(model_folder: Path) -> None:
         "unisono.models.autoencoder.statistics.write_statistics",
         "unisono.models.autoencoder.base.Autoencoder",
         "unisono.models.autoencoder.NoSuchClass",
+        "unisono.models.autoencoder.Autoencoder",
+        "unisono.models.discriminators.MultiPeriodDiscriminator",
+        "unisono.models.reconstruction.ReconstructionModel",
+        "unisono.objectives.FlowMatching",
+        "unisono.models.content_encoder.ByteTextEncoder",
         "unisono.models.no_such_module.Thing",
         "unisono.models.unified.UnifiedAudioModel.from_pretrained",
         "",
@@ -158,10 +167,28 @@ def _nothing(cfg: dict[str, Any]) -> None:
     ("edit", "words"),
     [
         (_nothing, "not a model config"),
-        (lambda cfg: cfg.update(format_version=2), "format_version 1"),
+        (lambda cfg: cfg["model"]["backbone"].update(dim={"_target_": "os.system"}), "no class belongs there"),
+        (lambda cfg: cfg["model"]["backbone"].update(dim=[{"a": {"_target_": "os.system"}}]), "no class belongs there"),
+        (lambda cfg: cfg["model"].update(content_encoders=[]), "model.content_encoders names no class"),
+        (lambda cfg: cfg["model"]["content_encoders"].update(text="x"), "content_encoders.text names no class"),
+        (lambda cfg: cfg["model"].update(date=datetime.date(2026, 1, 1)), "model.date is a date"),
+        (lambda cfg: cfg["model"].update(cfg_drop_ratio=float("nan")), "a number that no setting can have"),
+        (lambda cfg: cfg["model"].update(cfg_drop_ratio=10**30), "a number that no setting can have"),
+        (lambda cfg: cfg.update(training={"data": ["x"]}), "`training` is not a record"),
+        (lambda cfg: cfg["training"].update(data=[{"name": "x", "task": ["y"]}]), "`training` is not a record"),
+        (lambda cfg: cfg.update(license=[1]), "`license` is not a text"),
+        (lambda cfg: cfg.update(files=[]), "`files` is not a mapping"),
+        (lambda cfg: cfg["files"].update({"model.safetensors": "5"}), "not a SHA-256"),
+        (lambda cfg: cfg["frozen"]["autoencoder"].update(settings="0"), "trained with another autoencoder"),
+        (lambda cfg: cfg["frozen"].clear(), "trained with another autoencoder"),
+        (lambda cfg: cfg["model"]["autoencoder"].update(floor=1e-3), "trained with another autoencoder"),
+        (lambda cfg: cfg.update(format_version=1), "format_version 2"),
         (lambda cfg: cfg.pop("model"), "not a model config"),
-        (lambda cfg: cfg.update(model=3), "`model` builds a int"),
-        (lambda cfg: cfg.update(model=cfg["model"]["backbone"]), "builds a LayerFusionDiT, not a UnifiedAudioModel"),
+        (lambda cfg: cfg.update(model=3), "model names no class"),
+        (
+            lambda cfg: cfg.update(model=cfg["model"]["backbone"]),
+            "model names unisono.models.backbone.LayerFusionDiT, a backbone",
+        ),
         (lambda cfg: cfg.update(speakers="ann"), "`speakers` is not a list of texts"),
         (lambda cfg: cfg.update(phonemes=[1]), "`phonemes` is not a list of texts"),
         (lambda cfg: cfg["model"]["backbone"].pop("dim"), "model.backbone"),
@@ -184,7 +211,17 @@ def test_a_bad_model_config_is_refused(model_folder: Path, edit: Callable, words
 
 
 @pytest.mark.parametrize(
-    "text", ["{", "\t- x", "!!python/object/apply:os.system ['true']", "\x00", "- 1", "a: &a [*a]", "model: &a {x: *a}"]
+    "text",
+    [
+        "{",
+        "\t- x",
+        "!!python/object/apply:os.system ['true']",
+        "\x00",
+        "- 1",
+        "a: &a [*a]",
+        "model: &a {x: *a}",
+        "[a]: 1",
+    ],
 )
 def test_a_config_that_is_no_plain_yaml_is_refused(model_folder: Path, text: str) -> None:
     for prefix in ("", "format_version: 1\n"):
@@ -221,13 +258,71 @@ def test_a_missing_part_is_named(model_folder: Path, name: str) -> None:
     assert name in folder_refusal(model_folder)
 
 
+class OwnObjective(FlowMatching):
+    """A class of somebody's own code."""
+
+
+def test_own_classes_are_built_where_the_caller_allows_them(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    cfg = copy.deepcopy(TOY_CONFIG)
+    name = f"{__name__}.OwnObjective"
+    cfg["model"]["objective"] = {"_target_": name, "logit_mean": 0.5}
+    folder = save_model_folder(tmp_path / "model", toy_model(), cfg, {})
+    assert "will not load as it is" in caplog.text and name in caplog.text
+    assert name in folder_refusal(folder)
+    model, _ = load_model_folder(folder, allow=[name])
+    assert isinstance(model.objective, OwnObjective) and model.objective.logit_mean == 0.5
+    with pytest.raises(UserError, match="no class belongs there"):  # and nowhere else
+        read_nodes({"_target_": cfg["model"]["_target_"], "cfg_drop_ratio": {"_target_": name}}, "config", [name])
+
+
+def test_every_listed_class_is_what_it_is_called() -> None:
+    """Names are looked up in a table; each of them must be there, a class, and a part that a config can name."""
+    for target in _KNOWN:
+        role, cls = _Reader("config", frozenset())._find(target, "model")
+        assert isinstance(cls, type) and cls.__name__ == target.rpartition(".")[2] and role in _ROLES
+
+
+def test_a_name_that_stands_for_something_else_by_now_is_refused(
+    model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("unisono.objectives.flow_matching.FlowMatching", os.system)
+    assert "not the class expected" in folder_refusal(model_folder)
+    monkeypatch.setattr("unisono.objectives.flow_matching.FlowMatching", OwnObjective)
+    assert "not the class expected" in folder_refusal(model_folder)
+
+
+def test_what_was_frozen_by_hand_is_saved_too(tmp_path: Path) -> None:
+    model = toy_model().requires_grad_(False)
+    loaded, _ = load_model_folder(save_model_folder(tmp_path / "model", model, TOY_CONFIG, {}))
+    expected = model.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in loaded.state_dict().items())
+
+
+def test_saving_replaces_a_model_and_nothing_else(model_folder: Path, tmp_path: Path) -> None:
+    (model_folder / ".git").mkdir()
+    with pytest.raises(UserError, match=r"holds more than a model \(\.git\)"):
+        save_model_folder(model_folder, toy_model(), TOY_CONFIG, {})
+    assert (model_folder / ".git").is_dir()
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match="is a file"):
+        save_model_folder(tmp_path / "file", toy_model(), TOY_CONFIG, {})
+
+
+def test_a_model_that_is_saved_again_is_the_same(model_folder: Path) -> None:
+    before = {path.name: path.read_bytes() for path in model_folder.iterdir()}
+    model, cfg = load_model_folder(model_folder)
+    save_model_folder(model_folder, model, cfg, {})  # in its own place, too
+    assert {path.name: path.read_bytes() for path in model_folder.iterdir()} == before
+    assert (model_folder / "model.safetensors").stat().st_mode == (model_folder / "config.yaml").stat().st_mode
+
+
 def test_an_export_that_fails_leaves_the_old_one(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = {path.name: path.read_bytes() for path in model_folder.iterdir()}
 
     def fail(*_: Any) -> None:
         raise OSError("no space left")
 
-    monkeypatch.setattr("unisono.inference.model_folder.save_file", fail)
+    monkeypatch.setattr("unisono.inference.model_folder.saving.save_file", fail)
     with pytest.raises(OSError, match="no space"):
         save_model_folder(model_folder, toy_model(seed=1), TOY_CONFIG, {})
     assert {path.name: path.read_bytes() for path in model_folder.iterdir()} == before

@@ -264,3 +264,19 @@ def test_units_keep_every_note_and_rest(items: list[tuple[int, int, str, int]]) 
     assert sum(units.note_durations_s[i] for i in held) == pytest.approx(score.duration_s, abs=1e-4)
     assert all((symbol == "_") == (note == 0) for symbol, note in zip(units.phonemes, units.notes, strict=True))
     assert sum(units.slurs) == sum(note.slur for note in score.notes)
+
+
+# -- lyrics that stand apart ----------------------------------------------------------------------------------------
+
+
+def test_lyrics_are_laid_on_the_notes() -> None:
+    from unisono.scores import with_lyrics
+
+    score = parse_score("C4:0.5 C4:0.5 rest:0.5 G4:1 A4:0.5")
+    sung = with_lyrics(score, "twin-kle star +")
+    assert [note.lyric for note in sung.notes] == ["twin", "kle", "star", None]
+    assert [note.continues for note in sung.notes][:2] == [True, False] and sung.notes[3].slur
+    assert sung.text == "twinkle star" and sung.duration_s == score.duration_s
+    for lyrics, count in (("la la la", 3), ("la " * 5, 5), ("", 0)):
+        with pytest.raises(UserError, match=f"4 notes, the lyrics {count} syllables"):
+            with_lyrics(score, lyrics)

@@ -173,7 +173,7 @@ def _unread(raw: Mapping[str, Any], entry: EntryPoint, is_read: Callable[[str], 
             return
         for key, value in node.items():
             where = join(place, key)
-            if where in ("data_dict", *entry.required) or str(key).startswith(("x-", "_", ".")):
+            if where in ("data_dict", "generation.tasks", *entry.required) or str(key).startswith(("x-", "_", ".")):
                 continue  # the latter hold what YAML anchors refer to
             if key in known:
                 yield from unread(value, known[key], where)

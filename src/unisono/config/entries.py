@@ -71,7 +71,11 @@ INFERENCE = EntryPoint(
     config_name="inference",
     purpose="generation",
     job_folder="output_dir",
-    required={"generation": "_target_: unisono.models.unified.GenerationSettings"},
+    required={"generation": "_target_: unisono.models.generation.GenerationOptions"},
+    settings=(
+        *("datasets", "exp_dir", "checkpoint", "weights", "model_dir", "allow", "output_dir"),
+        *("seed", "batch_size", "max_batch_frames", "device", "dtype"),
+    ),
     built=("generation",),
 )
 EVALUATION = EntryPoint(config_name="evaluate", purpose="evaluation", job_folder="output_dir")

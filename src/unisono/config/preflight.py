@@ -65,7 +65,7 @@ def _entry_of(config_name: str, cfg: DictConfig) -> EntryPoint:
     """What a config is for: by its name, else by what is in it."""
     if config_name in ENTRY_POINTS:
         return ENTRY_POINTS[config_name]
-    if "generation" in cfg:
+    if "generation" in cfg and "trainer" not in cfg:
         return INFERENCE
     return EVALUATION if "inference_dir" in cfg else TRAINING
 

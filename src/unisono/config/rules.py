@@ -73,18 +73,27 @@ def check_trainer(plain: Mapping[str, Any]) -> list[Fault]:
 
 def check_inference(plain: Mapping[str, Any]) -> Iterator[Fault]:
     """Settings of ``inference.py`` that are read by its code."""
-    from unisono.inference.pipeline import choose_device
+    from unisono.inference.checkpoints import WEIGHT_SETS
+    from unisono.inference.pipeline import DTYPES, choose_device
 
     try:
         choose_device(str(plain.get("device", "auto")))
     except UserError as error:
         yield Fault("device", str(error))
-    precision, batch_size = plain.get("mixed_precision"), plain.get("batch_size")
-    if precision not in ("no", "bf16", UNRESOLVED):
-        quoted = '; YAML takes a bare no for false, so write "no"' if precision is False else ""
-        yield Fault("mixed_precision", f"is {precision!r}; use no or bf16{quoted}")
-    if batch_size is not UNRESOLVED and (not isinstance(batch_size, int) or batch_size < 1):
-        yield Fault("batch_size", f"is {batch_size!r}; a batch holds at least 1 item")
+    dtype = plain.get("dtype")
+    if dtype not in (*DTYPES, UNRESOLVED):
+        yield Fault("dtype", f"is {dtype!r}; use {' or '.join(DTYPES)}")
+    for name in ("batch_size", "max_batch_frames"):
+        value = plain.get(name)
+        if value is not UNRESOLVED and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            yield Fault(name, f"is {value!r}; a batch holds at least 1 {'item' if name == 'batch_size' else 'frame'}")
+    if plain.get("weights") not in (*WEIGHT_SETS, UNRESOLVED):
+        yield Fault("weights", f"is {plain.get('weights')!r}; use {' or '.join(WEIGHT_SETS)}")
+    checkpoint, allow = plain.get("checkpoint"), plain.get("allow")
+    if not isinstance(checkpoint, str | None) and checkpoint is not UNRESOLVED:
+        yield Fault("checkpoint", f"is {checkpoint!r}; use null, best, last, step_00001000, a path or an id on the Hub")
+    if allow is not UNRESOLVED and not (isinstance(allow, list) and all(isinstance(name, str) for name in allow)):
+        yield Fault("allow", f"is {allow!r}; give a list of classes, such as [mine.MyEncoder]")
 
 
 def check_optimizer(plain: Mapping[str, Any]) -> list[Fault]:

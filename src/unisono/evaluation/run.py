@@ -30,7 +30,7 @@ def run_evaluation(cfg: DictConfig) -> Path:
 
     from unisono.data.datasets.if_present import without_absent_sets
     from unisono.evaluation.runner import evaluate
-    from unisono.inference.model_folder import load_model_folder
+    from unisono.inference.checkpoints import load_newest
 
     inference_dir = Path(cfg.inference_dir)
     manifest = inference_dir / "manifest.jsonl"
@@ -42,7 +42,7 @@ def run_evaluation(cfg: DictConfig) -> Path:
         for dataset in instantiate(without_absent_sets(cfg.datasets))
         for index in range(len(dataset))
     ]
-    model, _ = load_model_folder(cfg.model_dir)
+    model = load_newest(cfg.exp_dir, cfg.model_dir, cfg.checkpoint, allow=cfg.allow).model
     parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
     output_dir = Path(cfg.output_dir)
     save_config(output_dir / "config.yaml", cfg)

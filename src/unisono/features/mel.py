@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import scipy.signal
-import scipy.sparse
 
 from unisono.errors import UserError
+
+if TYPE_CHECKING:
+    import scipy.sparse
 
 MIN_SAMPLE_RATE = 8000
 # The mel scale of Slaney's Auditory Toolbox (1998): linear up to 1 kHz, logarithmic above. HTK's scale crowds its
@@ -41,6 +42,8 @@ def power_spectrogram(waveform: np.ndarray, n_fft: int, hop_samples: int) -> np.
 
     Frame t is centred on sample ``t * hop_samples``; the signal continues as zeros on both sides. Hann window.
     """
+    import scipy.signal  # half a second, which a model's own filters do not need
+
     window = scipy.signal.get_window("hann", n_fft)
     padded = np.pad(np.asarray(waveform, dtype=np.float64), n_fft // 2)
     frames = np.lib.stride_tricks.sliding_window_view(padded, n_fft)[::hop_samples]
@@ -53,16 +56,20 @@ def to_db(power: np.ndarray, floor_db: float) -> np.ndarray:
     return 10.0 * np.log10(np.maximum(power, 10.0 ** (floor_db / 10.0)))
 
 
-@lru_cache(maxsize=8)
-def mel_filters(sample_rate: int, n_fft: int, n_mels: int) -> scipy.sparse.csr_array:
-    """Triangles of height 1, evenly spaced in mel from 0 Hz to half the sample rate, ``(M, F)``.
-
-    Sparse on purpose: the product then runs without BLAS, whose sums depend on the number of threads.
-    """
+def mel_triangles(sample_rate: int, n_fft: int, n_mels: int) -> np.ndarray:
+    """Triangles of height 1, evenly spaced in mel from 0 Hz to half the sample rate, float64 ``(M, F)``."""
     edges_hz = mel_to_hz(np.linspace(0.0, float(hz_to_mel(sample_rate / 2)), n_mels + 2))
     bins_hz = np.fft.rfftfreq(n_fft, 1.0 / sample_rate)
     low, centre, high = edges_hz[:-2, None], edges_hz[1:-1, None], edges_hz[2:, None]
-    weights = np.minimum((bins_hz - low) / (centre - low), (high - bins_hz) / (high - centre)).clip(min=0.0)
+    return np.minimum((bins_hz - low) / (centre - low), (high - bins_hz) / (high - centre)).clip(min=0.0)
+
+
+@lru_cache(maxsize=8)
+def mel_filters(sample_rate: int, n_fft: int, n_mels: int) -> scipy.sparse.csr_array:
+    """``mel_triangles``, sparse on purpose: the product then runs without BLAS, whose sums depend on the threads."""
+    import scipy.sparse
+
+    weights = mel_triangles(sample_rate, n_fft, n_mels)
     assert (weights.sum(axis=1) > 0).all(), "a mel band without any frequency bin"
     return scipy.sparse.csr_array(weights)
 

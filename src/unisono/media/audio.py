@@ -25,7 +25,7 @@ from unisono.timing import seconds_to_samples
 
 AudioPath = str | os.PathLike | Location
 
-WRITABLE_FORMATS = ("WAV", "FLAC", "OGG")
+WRITABLE_FORMATS = ("WAV", "FLAC", "OGG", "MP3")
 _BLOCK_FRAMES = 1 << 20
 _COMPARED_FRAMES = 64
 _EVERYTHING = 1 << 40  # more than a header promises: some only estimate
@@ -344,9 +344,14 @@ def write_audio(path: str | os.PathLike, waveform: np.ndarray, sample_rate: int)
         waveform = waveform / peak
     file_format = path.suffix[1:].upper()
     if file_format not in WRITABLE_FORMATS:
-        raise UserError(f"{path}: cannot write audio of the kind {path.suffix!r}; use .wav, .flac or .ogg")
-    with replaced_file(path) as temporary:
-        sf.write(
-            temporary, waveform, sample_rate, format=file_format, subtype="PCM_16" if file_format != "OGG" else None
-        )
+        raise UserError(f"{path}: cannot write audio of the kind {path.suffix!r}; use .wav, .flac, .ogg or .mp3")
+    try:
+        with replaced_file(path) as temporary:
+            sf.write(
+                *(temporary, waveform, sample_rate),
+                format=file_format,
+                subtype="PCM_16" if file_format in ("WAV", "FLAC") else None,
+            )
+    except (OSError, sf.LibsndfileError) as error:  # the latter where the disk is full, too
+        raise UserError(f"{path}: cannot be written ({error}); make room, or choose another folder") from error
     return path

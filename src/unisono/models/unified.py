@@ -6,7 +6,7 @@ channels, D content width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cache
 from typing import Any
@@ -19,9 +19,11 @@ from unisono.models.autoencoder import Autoencoder
 from unisono.models.backbone import BackboneConditions, DiffusionTransformer
 from unisono.models.compatibility import check_parts
 from unisono.models.content_adapter import ContentAdapter
-from unisono.models.generation import Generated, GenerationSettings
+from unisono.models.generation import Generated, GenerationSettings, KnownAudio, counted
+from unisono.models.known import keep
 from unisono.models.length_regulator import expand
 from unisono.models.outputs import DurationPrediction, EncodedContent, TrainingOutput
+from unisono.models.sampling import prepare
 from unisono.models.unused import touch
 from unisono.objectives import Branch, Objective, PredictBranches, guided
 from unisono.objectives.noise import item_noise
@@ -286,7 +288,10 @@ class UnifiedAudioModel(nn.Module):
                 seconds = self.content_adapter.from_log_duration(content.adapted.global_duration)
                 own = seconds_to_frames(seconds, rate_hz)
             else:
-                own = unit_boundaries(self._unit_frames(content, settings.predict_durations), rate_hz=1.0)[:, -1]
+                frames = self._unit_frames(content, settings.predict_durations)
+                if content.alignment is Alignment.UNITS:
+                    frames = frames / settings.speed
+                own = unit_boundaries(frames, rate_hz=1.0)[:, -1]
             if content.alignment is not Alignment.FRAMES:
                 own = own.clamp(1, max(1, frames_within(settings.max_duration_s, rate_hz)))
             lengths = lengths.index_copy(0, content.index, own)
@@ -321,33 +326,43 @@ class UnifiedAudioModel(nn.Module):
         seeds: Sequence[int],
         settings: GenerationSettings,
         duration_s: Sequence[float | None] | None = None,
+        callback: Callable[[int, int], None] | None = None,
+        known: Sequence[KnownAudio | None] | None = None,
     ) -> Generated:
-        """Generate one waveform per item.
+        """Generate one waveform per item; one longer than ``settings.window_s`` in windows (see ``windows.py``).
 
         Args:
             batch: content and instructions.
             seeds: one per item; an item's noise depends on its own seed only.
             settings: steps, guidance, solver.
             duration_s: wanted length per item, None to predict it. Ignored for frame-aligned content.
+            callback: is told, after each answer of the network, how many there were and how many there will be; what
+                it raises ends the generation.
+            known: recordings, of parts that are kept while the rest is generated; None for items without.
+
+        Raises:
+            UserError: a setting that this model does not have, a clip that is too long, spans that cannot be kept.
         """
         settings = self.settle(settings)
-        size, device = len(batch), self.null_frame.device
-        encoded = self.encode_content(batch)
-        lengths = self.generated_lengths(encoded, size, settings)
-        fixed = {row for c in encoded if c.alignment is Alignment.FRAMES for row in c.index.tolist()}
-        for row, seconds in enumerate(duration_s or ()):
-            if seconds is not None and row not in fixed:
-                lengths[row] = seconds_to_frames(seconds, self.autoencoder.latent_rate_hz)
-        lengths_list = lengths.tolist()
-        num_frames = max(lengths_list)
+        recordings: Sequence[KnownAudio | None] = known or [None] * len(batch)
+        lengths_list, branches = prepare(self, batch, settings, duration_s or [None] * len(batch), recordings)
+        device, num_frames = self.null_frame.device, max(lengths_list)
         noise = item_noise(seeds, lengths_list, num_frames, self.autoencoder.latent_dim).to(device)
+        lengths = torch.tensor(lengths_list, device=device)
         mask = length_mask(lengths, num_frames)
-        is_full = min(lengths_list) == num_frames
-        branches = self._branches(encoded, lengths, mask, settings.predict_durations, is_full)
         predict = guided(branches, settings.guidance, mask)
         how = (settings.num_steps, settings.solver, settings.sway, settings.shift)
-        latent = self.objective.generate(predict, noise, *how) * mask[..., None]
+        levels, start = self.objective.noise_levels(*how), noise
+        kept = keep(recordings, lengths_list, batch.audio_ids, self.autoencoder, device)
+        if kept is not None:
+            predict = kept.keeping(predict, self.objective, noise)
+            start = kept.start(self.objective, noise, levels[0])
+        if callback is not None:
+            predict = counted(predict, len(levels), callback)
+        latent = self.objective.generate(predict, start, *how) * mask[..., None]
+        latent = latent if kept is None else kept.restored(latent)
         waveform = self.autoencoder.decode(latent, lengths)
+        waveform = waveform if kept is None else kept.spliced(waveform, self.autoencoder.sample_rate)
         return Generated(waveform, frames_to_samples(lengths, self.autoencoder.hop_samples), latent, lengths)
 
     def _branches(

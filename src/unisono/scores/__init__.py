@@ -7,6 +7,7 @@ units.phonemes, units.notes, units.note_durations_s, units.slurs
 """
 
 from unisono.scores.cache import score_file_units
+from unisono.scores.lyrics import with_lyrics
 from unisono.scores.midi import write_midi
 from unisono.scores.pitch import hz_to_midi, midi_to_hz, note_name, note_number
 from unisono.scores.read import read_score
@@ -25,5 +26,6 @@ __all__ = [
     "read_score",
     "score_file_units",
     "score_units",
+    "with_lyrics",
     "write_midi",
 ]

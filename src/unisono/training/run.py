@@ -43,6 +43,7 @@ def run_training(cfg: DictConfig) -> Path:
 
     torch.manual_seed(cfg.seed)
     model = instantiate(cfg.model)
+    _check_generation(cfg, model)
     if cfg.get("feature_cache") is not None:
         dtype = cfg.get("feature_cache_dtype", "float32")
         use_feature_cache(cfg.feature_cache, dtype, model, [train_dataloader, val_dataloader])
@@ -59,6 +60,16 @@ def run_training(cfg: DictConfig) -> Path:
     with trainer.lock:
         _train_and_export(trainer, exp_dir, cfg)
     return exp_dir / "model"
+
+
+def _check_generation(cfg: DictConfig, model: Any) -> None:
+    """Raise now for settings that the export, hours later, would refuse."""
+    from unisono.inference.model_folder import checked_generation
+    from unisono.models.unified import UnifiedAudioModel
+
+    node = cfg.get("generation")
+    if node is not None and isinstance(model, UnifiedAudioModel):
+        checked_generation(OmegaConf.to_container(node, resolve=True), model, "the configuration")
 
 
 def _train_and_export(trainer: Any, exp_dir: Path, cfg: DictConfig) -> None:
@@ -111,7 +122,10 @@ def _dotted(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 # What may differ between a run and the one it goes on with: lengths, logging, where and how fast, not what is learned.
-_FREE_SETTINGS = ("exp_dir", "epochs", "resume", "val_dataloader", "data_dict", "trackers", "feature_cache")
+_FREE_SETTINGS = (
+    *("exp_dir", "epochs", "resume", "val_dataloader", "data_dict", "trackers", "feature_cache"),
+    *("license", "generation"),
+)
 _FIXED_OF_TRAINER = ("seed", "warmup_params")
 _FREE_LOADER_SETTINGS = ("num_workers", "pin_memory", "persistent_workers", "prefetch_factor")
 

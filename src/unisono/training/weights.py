@@ -7,12 +7,12 @@ checkpoint goes on with any number of processes and any strategy. Functions that
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Iterator, Mapping
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
 from unisono.errors import UserError
@@ -20,25 +20,34 @@ from unisono.errors import UserError
 _SHOWN = 20
 
 
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether other processes hold parts of it: a ``DTensor``, whose module costs a second to import."""
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(tensor, module.DTensor)
+
+
 def whole(tensor: Tensor) -> Tensor:
     """A copy on the CPU, gathered from all processes if the tensor is sharded."""
-    full = tensor.detach()
-    full = full.full_tensor() if isinstance(full, DTensor) else full
+    full: Any = tensor.detach()
+    full = full.full_tensor() if is_sharded(full) else full
     # What the model holds may change before the copy is written: averaged weights are in it for a moment only.
     return full.to("cpu", copy=True).contiguous()
 
 
 def gathered(tensors: Mapping[str, Tensor], keep: bool) -> dict[str, Tensor]:
     """Whole copies; a process that does not ``keep`` them takes part where tensors are sharded, and gets nothing."""
-    wanted = {name: tensor for name, tensor in tensors.items() if keep or isinstance(tensor, DTensor)}
-    found = ((name, whole(tensor) if keep else cast(DTensor, tensor).full_tensor()) for name, tensor in wanted.items())
+    wanted: dict[str, Any] = {name: tensor for name, tensor in tensors.items() if keep or is_sharded(tensor)}
+    found = ((name, whole(tensor) if keep else tensor.full_tensor()) for name, tensor in wanted.items())
     return {name: tensor for name, tensor in found if keep}
 
 
 def share_of(tensor: Tensor, holder: Tensor) -> Tensor:
     """This process's share of a whole tensor, on the device and laid out as ``holder``."""
-    if isinstance(holder, DTensor):
-        return distribute_tensor(tensor.to(holder.device), holder.device_mesh, holder.placements)
+    if is_sharded(holder):
+        from torch.distributed.tensor import distribute_tensor
+
+        laid_out: Any = holder
+        return distribute_tensor(tensor.to(holder.device), laid_out.device_mesh, laid_out.placements)
     return tensor
 
 

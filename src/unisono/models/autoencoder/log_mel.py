@@ -6,25 +6,37 @@ Shape letters: B items, S samples, T frames, F linear frequencies, C mel channel
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from unisono.features.mel import mel_triangles
 from unisono.models.autoencoder.base import Autoencoder
 from unisono.models.autoencoder.channels import per_channel
 from unisono.timing import samples_to_frames
 from unisono.types import length_mask
 
+PIECE_FRAMES = 3000
+"""Frames that are decoded at once: a minute at 50 Hz, some 0.3 GB."""
+
 
 def mel_filterbank(sample_rate: int, n_fft: int, n_mels: int) -> Tensor:
     """Slaney mel filters ``(C, F)``, each scaled to a peak-independent unit sum."""
-    import librosa
-
-    filters = torch.from_numpy(librosa.filters.mel(sr=sample_rate, n_fft=n_fft, n_mels=n_mels, norm=None))
+    filters = torch.from_numpy(mel_triangles(sample_rate, n_fft, n_mels)).float()
     return filters / filters.sum(dim=1, keepdim=True).clamp_min(1e-8)
+
+
+def _inverse(filters: Tensor) -> Tensor:
+    """The pseudo-inverse, on one thread: it has other bits on two, and Griffin-Lim makes them other sounds."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return torch.linalg.pinv(filters)
+    finally:
+        torch.set_num_threads(threads)
 
 
 class LogMelAutoencoder(Autoencoder):
@@ -77,7 +89,7 @@ class LogMelAutoencoder(Autoencoder):
         # Not in the state dict: all of it follows from the settings.
         for name, value in {
             "filters": filters,
-            "inverse_filters": torch.linalg.pinv(filters),
+            "inverse_filters": _inverse(filters),
             "window": torch.hann_window(n_fft),
             "mean": per_channel("mean", mean, n_mels),
             "std": per_channel("std", std, n_mels, positive=True),
@@ -146,11 +158,29 @@ class LogMelAutoencoder(Autoencoder):
         with torch.autocast(latent.device.type, enabled=False):
             # One item at a time: a window that reaches over an item's end must see silence, not a neighbour's padding.
             for row, frames in enumerate(lengths.tolist()):
-                # Audio in [-1, 1] cannot exceed 0 dB; a badly trained model can.
-                mel = torch.exp((latent[row, :frames].float() * self.std + self.mean).clamp_max(0.0))
-                mel = (mel - self.floor).clamp_min(0)
-                waveform[row, : frames * self.hop_samples] = self._griffin_lim(self._magnitude(mel))
+                for start, piece in self._decoded_pieces(latent[row, :frames]):
+                    waveform[row, start : start + len(piece)] = piece
         return waveform
+
+    def _decoded_pieces(self, latent: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """The waveform of ``latent (T, C)``, some of it at a time, each piece with its first sample.
+
+        An iteration of Griffin-Lim carries a phase no further than a window reaches, so pieces that see as many frames
+        more as there are iterations times that, on both sides, are those of the whole.
+        """
+        frames, hop = len(latent), self.hop_samples
+        reach = (math.ceil(self.n_fft / hop) - 1) * (self.griffin_lim_steps + 1) + 1
+        generator = torch.Generator().manual_seed(0)
+        phase = torch.rand(frames + 1, self.n_fft // 2 + 1, generator=generator)
+        own = math.ceil(frames / max(1, math.ceil(frames / PIECE_FRAMES)))
+        for start in range(0, frames, max(own, 1)):
+            first, stop = max(0, start - reach), min(frames, start + own)
+            last = min(frames, stop + reach)
+            # Audio in [-1, 1] cannot exceed 0 dB; a badly trained model can.
+            mel = torch.exp((latent[first:last].float() * self.std + self.mean).clamp_max(0.0))
+            mel = (mel - self.floor).clamp_min(0)
+            piece = self._griffin_lim(self._magnitude(mel), phase[first : last + 1])
+            yield start * hop, piece[(start - first) * hop : (stop - first) * hop]
 
     def _magnitude(self, mel: Tensor) -> Tensor:
         """Non-negative magnitudes ``(F, T)`` whose mel is ``mel (T, C)``: least squares, multiplicative updates."""
@@ -160,15 +190,16 @@ class LogMelAutoencoder(Autoencoder):
             magnitude = magnitude * target / (self.filters.T @ (self.filters @ magnitude)).clamp_min(1e-10)
         return magnitude
 
-    def _griffin_lim(self, magnitude: Tensor) -> Tensor:
-        """Waveform ``(T * hop,)`` whose STFT magnitude is near ``magnitude (F, T)``."""
-        frames = magnitude.shape[1]
-        samples = frames * self.hop_samples
+    def _griffin_lim(self, magnitude: Tensor, phase: Tensor) -> Tensor:
+        """Waveform ``(T * hop,)`` whose STFT magnitude is near ``magnitude (F, T)``.
+
+        ``phase (T + 1, F)``: where to begin, in turns.
+        """
+        samples = magnitude.shape[1] * self.hop_samples
         # The STFT of T * hop samples has one frame more, centred on the end.
         magnitude = F.pad(magnitude, (0, 1))[None]
-        generator = torch.Generator().manual_seed(0)
-        phase = torch.rand(frames + 1, magnitude.shape[1], generator=generator).T.to(magnitude.device) * 2 * math.pi
-        estimate = torch.polar(torch.ones_like(magnitude), phase[None])
+        angle = phase.T.to(magnitude.device) * 2 * math.pi
+        estimate = torch.polar(torch.ones_like(magnitude), angle[None])
         previous = torch.zeros_like(estimate)
         for _ in range(self.griffin_lim_steps):
             rebuilt = self._stft(self._istft(magnitude * estimate, samples))

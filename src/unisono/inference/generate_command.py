@@ -1,0 +1,301 @@
+"""What ``unisono generate`` does: arguments to requests, sounds to files."""
+
+from __future__ import annotations
+
+import glob
+import json
+import logging
+import os
+import re
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unisono.errors import UserError
+from unisono.tasks import TASKS, get_task
+
+if TYPE_CHECKING:
+    from unisono.inference.generated import GeneratedAudio
+    from unisono.inference.pipeline import Pipeline
+
+# Where the demo leaves its model.
+DEMO_MODELS = (Path("experiments/demo/model"), Path("experiments/demo_fast/model"))
+_AUDIO = frozenset((".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff", ".au", ".opus", ".m4a", ".aac"))
+_VIDEO = frozenset((".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts"))
+_LONGEST_NAME = 40
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The command line; see ``unisono.inference.commands.generate``."""
+
+    what: str
+    prompt: str | None
+    output: Path | None
+    model: str | None
+    text: str | None
+    text_file: str | None
+    speaker: str | None
+    score: str | None
+    audio: tuple[str, ...]
+    video: tuple[str, ...]
+    duration_s: float | None
+    original: str | None
+    keep: tuple[str, ...]
+    seed: int
+    variations: int
+    language: str
+    instruction: str | None
+    options: Mapping[str, Any]
+    device: str
+    dtype: str
+    batch_size: int
+    as_json: bool
+    quiet: bool
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """One sound: arguments of ``Pipeline.__call__``, and where it goes."""
+
+    arguments: dict[str, Any]
+    path: Path
+    video: Path | None
+
+
+def run(asked: Asked) -> None:
+    """Generate, write files, and say what was written."""
+    if not asked.quiet:
+        logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr)
+    task, prompts = _task_and_prompts(asked)
+    wanted = list(_wanted(asked, task, prompts))
+    folder = _model(asked.model)
+    for path in {one.path.parent for one in wanted}:
+        _make_writable(path)
+    from unisono.inference.pipeline import Pipeline
+
+    pipeline = Pipeline.from_pretrained(folder, asked.device, asked.dtype)
+    _generate_all(pipeline, asked, wanted)
+
+
+def _generate_all(pipeline: Pipeline, asked: Asked, wanted: Sequence[_Wanted]) -> None:
+    from tqdm import tqdm
+
+    names = wanted[0].arguments.keys()
+    several = len(wanted) > 1
+    # Files are written after each batch: what is made is not lost if the next one fails.
+    with tqdm(total=len(wanted), unit="sound", disable=None if not asked.quiet else True, leave=False) as bar:
+        for begin in range(0, len(wanted), asked.batch_size):
+            chunk = wanted[begin : begin + asked.batch_size]
+
+            def tell(done: int, of: int, begin: int = begin, size: int = len(chunk)) -> None:
+                bar.n = round(begin + size * done / of, 2)
+                bar.refresh()
+
+            given = {
+                name: [one.arguments[name] for one in chunk] if several else chunk[0].arguments[name] for name in names
+            }
+            started = time.perf_counter()
+            made: Any = pipeline(**given, batch_size=asked.batch_size, callback=tell, **asked.options)
+            seconds = (time.perf_counter() - started) / len(chunk)
+            for one, sound in zip(chunk, made if several else [made], strict=True):
+                _report(asked, _write(one, sound), sound, seconds)
+
+
+def _write(one: _Wanted, sound: GeneratedAudio) -> Path:
+    path = one.path
+    if one.video is not None and path.suffix.lower() in _VIDEO:
+        from unisono.media.sound_track import write_with_sound
+
+        return write_with_sound(path, one.video, sound.waveform, sound.sample_rate)
+    return sound.save(path)
+
+
+def _report(asked: Asked, path: Path, sound: GeneratedAudio, seconds: float) -> None:
+    if asked.as_json:
+        record = {
+            **{"audio": str(path), "task": sound.task, "reason": sound.reason or None, "seed": sound.seed},
+            **{"duration_s": round(sound.duration_s, 4), "sample_rate": sound.sample_rate},
+            **{"seconds": round(seconds, 3)},
+        }
+        print(json.dumps(record, ensure_ascii=False), flush=True)
+    elif not asked.quiet:
+        why = f" (picked: {sound.reason})" if sound.reason else ""
+        print(f"{path}: {sound.duration_s:.2f} s of {sound.task}{why}, seed {sound.seed}, {seconds:.1f} s", flush=True)
+
+
+# -- what is asked --------------------------------------------------------------------------------------------------
+
+
+def _task_and_prompts(asked: Asked) -> tuple[str | None, list[str | None]]:
+    """The task if one is named, and the prompts: several where they are read from standard input."""
+    names = {*TASKS, *(task.short for task in TASKS.values())}
+    if asked.what not in names:
+        if asked.prompt is not None:
+            if re.fullmatch(r"[a-z0-9_]+", asked.what):
+                get_task(asked.what)  # raises: a slip in a name, most likely
+            raise UserError(
+                f"{asked.what[:60]!r} is no task, so it is the instruction, and {asked.prompt[:60]!r} is one too many; "
+                "give content as --text, --score, --audio or --video"
+            )
+        if asked.what != "-":
+            return None, [asked.what]
+        return None, list(_lines())
+    if asked.prompt == "-":
+        return asked.what, list(_lines())
+    return asked.what, [asked.prompt]
+
+
+def _lines() -> Iterator[str]:
+    lines = [line.strip() for line in sys.stdin.read().splitlines() if line.strip()]
+    if not lines:
+        raise UserError("nothing came from standard input; give one prompt a line")
+    yield from lines
+
+
+def _text(asked: Asked) -> str | None:
+    if asked.text_file is None:
+        return asked.text
+    if asked.text is not None:
+        raise UserError("there are --text and --text-file; give one of them")
+    if asked.text_file == "-":
+        return sys.stdin.read()
+    path = Path(asked.text_file)
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--text-file {path}: not readable as text ({error}); give a UTF-8 file") from error
+
+
+def _inputs(given: Sequence[str], kinds: frozenset[str], option: str) -> list[Path]:
+    """Files that are named, match a pattern, or lie in a folder."""
+    found: list[Path] = []
+    for name in given:
+        path = Path(name).expanduser()
+        if path.is_dir():
+            own = sorted(p for p in path.rglob("*") if p.suffix.lower() in kinds and p.is_file())
+            if not own:
+                raise UserError(f"{option} {name}: no file in this folder ends with {', '.join(sorted(kinds))}")
+        elif glob.has_magic(name) and not path.exists():
+            own = sorted(p for p in map(Path, glob.glob(str(path), recursive=True)) if p.is_file())
+            if not own:
+                raise UserError(f"{option} {name}: no file matches this pattern")
+        elif path.is_file():
+            own = [path]
+        else:
+            raise UserError(f"{option} {name}: there is no such file; check the path")
+        found += own
+    return list(dict.fromkeys(found))
+
+
+def _wanted(asked: Asked, task: str | None, prompts: Sequence[str | None]) -> Iterator[_Wanted]:
+    """Every sound with its file: each prompt, or each input, as often as there are variations."""
+    recordings, videos = _inputs(asked.audio, _AUDIO, "--audio"), _inputs(asked.video, _VIDEO, "--video")
+    files = recordings or videos
+    if recordings and videos:
+        raise UserError("there are --audio and --video; no task takes both: give one of them")
+    if len(prompts) > 1 and len(files) > 1:
+        raise UserError(f"{len(prompts)} prompts and {len(files)} files; give several of one of them")
+    common: dict[str, Any] = {"task": task, "text": _text(asked), "speaker": asked.speaker, "score": asked.score}
+    common |= {"language": asked.language, "instruction": asked.instruction, "duration_s": asked.duration_s}
+    common |= {"original": asked.original, "keep_s": _spans(asked.keep)}
+    sounds: list[dict[str, Any]] = [
+        {**common, "prompt": prompt, "audio": file if recordings else None, "video": file if videos else None}
+        for prompt in prompts
+        for file in files or (None,)
+    ]
+    taken: set[Path] = set()
+    names = [_name(sound, asked) for sound in sounds]
+    folder = asked.output if asked.output is not None and _is_folder(asked, len(sounds)) else None
+    for sound, name in zip(sounds, names, strict=True):
+        for variation in range(asked.variations):
+            number = f"_{variation + 1}" if asked.variations > 1 else ""
+            if asked.output is None or folder is not None:
+                path = _free((folder or Path()) / f"{name}{number}{_extension(sound)}", taken, fresh=folder is None)
+            else:
+                path = asked.output.with_stem(asked.output.stem + number)
+                _check_extension(path, sound["video"])
+            if path in files or (asked.original is not None and path == Path(asked.original)):
+                raise UserError(f"{path} is an input; name another output")
+            taken.add(path)
+            yield _Wanted({**sound, "seed": asked.seed + variation}, path, sound["video"])
+
+
+def _spans(given: Sequence[str]) -> tuple[tuple[float, float | None], ...] | None:
+    """``START:END`` in seconds; without START from the beginning, without END to the end."""
+    spans = []
+    for text in given:
+        begin, colon, end = text.partition(":")
+        try:
+            spans.append((float(begin or 0), float(end) if end else None))
+        except ValueError:
+            colon = ""
+        if not colon:
+            raise UserError(f"--keep {text}: write seconds as START:END, such as 0:2.5 or 4:")
+    return tuple(spans) or None
+
+
+def _is_folder(asked: Asked, count_of_sounds: int) -> bool:
+    """Whether the output is meant to be a folder."""
+    assert asked.output is not None
+    if asked.output.is_dir() or not asked.output.suffix:
+        return True
+    if count_of_sounds > 1:
+        raise UserError(f"-o {asked.output} is one file for {count_of_sounds} sounds; name a folder")
+    return False
+
+
+def _check_extension(path: Path, video: Path | None) -> None:
+    """Before anything is generated."""
+    from unisono.media.audio import WRITABLE_FORMATS
+    from unisono.media.sound_track import WRITABLE_VIDEOS
+
+    writable = [f".{name.lower()}" for name in WRITABLE_FORMATS] + list(WRITABLE_VIDEOS if video is not None else ())
+    if path.suffix.lower() not in writable:
+        raise UserError(f"-o {path}: cannot write {path.suffix!r} here; use {', '.join(writable)}")
+
+
+def _extension(sound: Mapping[str, Any]) -> str:
+    return Path(sound["video"]).suffix.lower() if sound["video"] is not None else ".wav"
+
+
+def _name(sound: Mapping[str, Any], asked: Asked) -> str:
+    """Of an output whose name was not given: the input's, or the words'."""
+    source = sound["audio"] or sound["video"]
+    if source is not None:
+        return f"{source.stem}_{get_task(sound['task']).short}" if sound["task"] and not asked.output else source.stem
+    words = sound["prompt"] or sound["text"] or sound["score"] or "sound"
+    slug = re.sub(r"[^\w]+", "_", str(words).lower()).strip("_")
+    return slug[:_LONGEST_NAME].strip("_") or "sound"
+
+
+def _free(path: Path, taken: set[Path], fresh: bool) -> Path:
+    """``path``, numbered where another output has this name, or a file where nobody asked for it."""
+    for number in count(2):
+        if path not in taken and not (fresh and path.exists()):
+            return path
+        path = path.with_stem(f"{re.sub(r'_[0-9]+$', '', path.stem) if number > 2 else path.stem}_{number}")
+    raise AssertionError
+
+
+def _model(name: str | None) -> str | Path:
+    if name is not None:
+        return name
+    found = next((folder for folder in DEMO_MODELS if folder.is_dir()), None)
+    if found is None:
+        raise UserError("there is no model of the demo here (experiments/demo/model); run make demo, or give --model")
+    return found
+
+
+def _make_writable(folder: Path) -> None:
+    """Raise before the work, not after it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be made ({error}); choose another output") from error
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"{folder}: cannot be written to; choose another output, or change its permissions")

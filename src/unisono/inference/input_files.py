@@ -1,0 +1,85 @@
+"""Recordings and scores as a user gives them: files, or what is in memory already."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unisono.errors import UserError
+from unisono.media.audio import audio_info, check_sample_rate, check_waveform, read_audio
+from unisono.models.generation import LONGEST_S
+from unisono.scores import Score, parse_score, read_score
+
+_SCORE_FILE = re.compile(r"\.(midi?|musicxml|xml|mxl)$", re.IGNORECASE)
+
+
+def existing(path: Any, what: str) -> Path:
+    """A file that is there."""
+    if not isinstance(path, str | os.PathLike):
+        raise UserError(f"{what} is {type(path).__name__}; give the path of a file")
+    found = Path(path).expanduser()
+    if not found.is_file():
+        kind = "is a folder" if found.is_dir() else "does not exist"
+        raise UserError(f"{what} {str(path)!r} {kind}; give the path of a file")
+    return found
+
+
+def waveform(given: Any, sample_rate: int, what: str = "audio") -> np.ndarray:
+    """Mono float32 ``(S,)`` at ``sample_rate`` Hz.
+
+    Args:
+        given: a path; ``(waveform, sample_rate)``, the waveform ``(S,)`` or ``(S, channels)``; or anything that has
+            these two as attributes.
+
+    Raises:
+        UserError: missing, damaged, empty, not finite, longer than an hour; samples without their rate.
+    """
+    if isinstance(given, str | os.PathLike):
+        path = existing(given, what)
+        _refuse_long(audio_info(path).duration_s, f"{what} {path}")
+        return read_audio(path, sample_rate)
+    if isinstance(given, tuple) and len(given) == 2:
+        samples, rate = given
+    elif hasattr(given, "waveform") and hasattr(given, "sample_rate"):
+        samples, rate = given.waveform, given.sample_rate
+    else:
+        raise UserError(f"{what} is {type(given).__name__}; give a path, or (waveform, sample_rate)")
+    check_sample_rate(rate, what)
+    samples = np.asarray(samples)
+    if samples.ndim == 2 and samples.shape[1] <= 64:
+        samples = samples.mean(axis=1)
+    if samples.ndim != 1 or samples.dtype.kind != "f":
+        raise UserError(
+            f"{what} has samples of {samples.dtype} in shape {samples.shape}; they must be floats from -1 to 1, "
+            "(samples,) or (samples, channels)"
+        )
+    check_waveform(samples, what)
+    _refuse_long(len(samples) / rate, what)
+    samples = samples.astype(np.float32)
+    if rate == sample_rate:
+        return samples
+    import soxr
+
+    return soxr.resample(samples, rate, sample_rate)
+
+
+def _refuse_long(duration_s: float, what: str) -> None:
+    if duration_s > LONGEST_S:
+        raise UserError(f"{what} lasts {duration_s:.0f} s; at most {LONGEST_S:g} s are taken at once: cut it in parts")
+
+
+def score(given: Any) -> Score:
+    """A score from a MIDI or MusicXML file, or from a line of notes."""
+    if isinstance(given, Score):
+        return given
+    if isinstance(given, os.PathLike) or (isinstance(given, str) and _looks_like_file(given)):
+        return read_score(existing(given, "score"))
+    return parse_score(given, "score")
+
+
+def _looks_like_file(text: str) -> bool:
+    return bool(_SCORE_FILE.search(text)) or (len(text) < 1000 and Path(text).is_file())

@@ -1,0 +1,247 @@
+"""`unisono generate`: files, names, inputs of every kind, and what it says."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile as sf
+from typer.testing import CliRunner, Result
+
+from small_model import small_model_folder
+from unisono.cli import app
+from unisono.data.mini.films import write_video
+from unisono.errors import UserError
+from unisono.inference import generate_command
+from unisono.media.audio import read_audio
+from unisono.media.video import read_video_frames, video_info
+
+RATE = 24_000
+FAST = ("--num-steps", "1", "--guidance-scale", "1")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_model_folder(tmp_path_factory.mktemp("a model") / "model")
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "a folder"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def recording(path: Path, seconds: float = 0.3, rate: int = RATE) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sf.write(path, 0.1 * np.random.default_rng(0).standard_normal(round(seconds * rate)), rate)
+    return path
+
+
+def call(model: Path | None, *arguments: object, stdin: str | None = None) -> Result:
+    with_model = () if model is None else ("--model", str(model))
+    return CliRunner().invoke(app, ["generate", *FAST, *map(str, arguments), *with_model], input=stdin)
+
+
+def done(model: Path | None, *arguments: object, stdin: str | None = None) -> str:
+    result = call(model, *arguments, stdin=stdin)
+    if result.exception is not None:
+        raise result.exception
+    return result.stdout
+
+
+def refused(model: Path | None, *arguments: object, stdin: str | None = None) -> str:
+    result = call(model, *arguments, stdin=stdin)
+    assert isinstance(result.exception, UserError), (result.output, result.exception)
+    return str(result.exception)
+
+
+# -- what it writes -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["wav", "flac", "ogg", "mp3", "WAV"])
+def test_the_extension_is_the_format(model: Path, here: Path, kind: str) -> None:
+    said = done(model, "t2a", "rain", "-o", f"rain.{kind}", "--duration", 0.5, "--seed", 3)
+    assert f"rain.{kind}: 0.50 s of text_to_audio, seed 3" in said
+    assert len(read_audio(here / f"rain.{kind}", RATE)) / RATE == pytest.approx(0.5, abs=0.1)
+
+
+def test_speech_and_singing_take_text_and_notes(model: Path, here: Path) -> None:
+    assert "text_to_speech" in done(model, "tts", "Hello there.", "-o", "a.wav", "--speaker", "en-gb")
+    (here / "long.txt").write_text("Hello there. How are you?\nFine!")
+    done(model, "tts", "--text-file", "long.txt", "-o", "b.wav", "--speaker", "en-gb")
+    assert sf.info("b.wav").duration > 1.5 * sf.info("a.wav").duration
+    done(model, "tts", "Hello there.", "-o", "fast.wav", "--speaker", "en-gb", "--speed", 2)
+    assert sf.info("fast.wav").duration == pytest.approx(sf.info("a.wav").duration / 2, abs=0.03)
+    done(model, "svs", "C4:0.2:la D4:0.2:la", "-o", "c.wav")
+    from unisono.scores import parse_score, write_midi
+
+    write_midi(parse_score("C4:0.2 D4:0.2 E4:0.2"), here / "song.mid")
+    done(model, "svs", "--score", "song.mid", "--text", "twin-kle star", "-o", "d.wav")
+    assert "3 notes, the lyrics 2 syllables" in refused(model, "svs", "--score", "song.mid", "--text", "la la")
+
+
+def test_a_video_gets_its_sound(model: Path, here: Path) -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (20, 64, 64, 3), dtype=np.uint8)
+    write_video(here / "silent.mp4", frames, 25)
+    done(model, "v2a", "--video", "silent.mp4", "-o", "loud.mp4")
+    assert video_info("loud.mp4").has_audio and not video_info("silent.mp4").has_audio
+    assert len(read_audio("loud.mp4", RATE)) / RATE == pytest.approx(0.8, abs=0.05)
+    for name in ("silent", "loud"):
+        assert np.array_equal(read_video_frames(f"{name}.mp4", 25, 64), read_video_frames("silent.mp4", 25, 64))
+    done(model, "v2a", "a hammer", "--video", "silent.mp4", "-o", "alone.wav")
+    assert sf.info("alone.wav").duration == pytest.approx(0.8)
+    assert "is an input" in refused(model, "v2a", "--video", "silent.mp4", "-o", "silent.mp4")
+
+
+def test_a_recording_goes_on_or_is_mended(model: Path, here: Path) -> None:
+    sound = read_audio(recording(here / "a.wav", 1.0), RATE)
+    done(model, "t2a", "rain", "--original", "a.wav", "--duration", 1.5, "-o", "longer.wav")
+    longer = read_audio("longer.wav", RATE)
+    # What is made anew by an untrained model is louder than a file can hold: all of it is then scaled alike.
+    assert len(longer) == 1.5 * RATE and np.allclose(longer[:RATE], sound * longer[100] / sound[100], atol=2e-4)
+    done(model, "t2a", "rain", "--original", "a.wav", "--keep", ":0.3", "--keep", "0.7:", "-o", "mended.wav")
+    mended = read_audio("mended.wav", RATE)
+    for part in (slice(7200), slice(16_800, None)):
+        assert np.allclose(mended[part], sound[part] * mended[100] / sound[100], atol=2e-4)
+    for keep in ("1", "a:b", "2:1"):
+        assert keep[0] in refused(model, "t2a", "rain", "--original", "a.wav", "--keep", keep, "-o", "x.wav")
+    assert "is an input" in refused(model, "t2a", "rain", "--original", "a.wav", "-o", "a.wav")
+
+
+def test_variations_have_seeds_that_follow(model: Path, here: Path) -> None:
+    lines = done(model, "t2a", "rain", "-o", "r.wav", "-n", 3, "--seed", 5, "--duration", 0.2, "--json").splitlines()
+    records = [json.loads(line) for line in lines]
+    assert [(r["audio"], r["seed"]) for r in records] == [("r_1.wav", 5), ("r_2.wav", 6), ("r_3.wav", 7)]
+    assert records[0].keys() >= {"task", "duration_s", "sample_rate", "seconds", "reason"}
+    done(model, "t2a", "rain", "-o", "alone.wav", "--seed", 6, "--duration", 0.2)
+    a, b = (sf.read(name, dtype="int16")[0].astype(int) for name in ("alone.wav", "r_2.wav"))
+    assert np.abs(a - b).max() <= 2
+
+
+def test_standard_input_folders_and_patterns(model: Path, here: Path) -> None:
+    done(model, "t2a", "-", "-o", "out/", "--duration", 0.2, stdin="rain\n\nA dog barks!\nrain\n")
+    assert sorted(os.listdir("out")) == ["a_dog_barks.wav", "rain.wav", "rain_2.wav"]
+    for name in ("in/a.wav", "in/deep er/b.flac", "c1.wav", "c2.wav"):
+        recording(here / name)
+    (here / "in/notes.txt").write_text("no recording")
+    done(model, "se", "--audio", "in", "--audio", "c*.wav", "--audio", "c1.wav", "-o", "clean")
+    assert sorted(os.listdir("clean")) == ["a.wav", "b.wav", "c1.wav", "c2.wav"]
+    assert "one file for 2 sounds" in refused(model, "se", "--audio", "c*.wav", "-o", "x.wav")
+    assert "no file matches" in refused(model, "se", "--audio", "q*.wav")
+    assert "nothing came from standard input" in refused(model, "t2a", "-", stdin="\n")
+
+
+def test_names_are_found_and_nothing_is_overwritten_unasked(model: Path, here: Path) -> None:
+    for _ in range(3):
+        done(model, "t2a", "A dog, barking!", "--duration", 0.2)
+    done(model, "se", "--audio", recording(here / "noisy.wav"))
+    assert sorted(os.listdir()) == [
+        *("a_dog_barking.wav", "a_dog_barking_2.wav", "a_dog_barking_3.wav", "noisy.wav", "noisy_se.wav")
+    ]
+
+
+def test_an_instruction_picks_the_task_and_says_why(model: Path, here: Path) -> None:
+    said = done(model, "remove the noise from this recording", "--audio", recording(here / "n.wav"), "-o", "c.wav")
+    assert "speech_enhancement" in said and "picked:" in said and "remove the noise" in said
+    message = refused(model, "make it nicer", "--audio", "n.wav", "-o", "d.wav")
+    assert "speech_enhancement" in message and "audio_super_resolution" in message and not Path("d.wav").exists()
+
+
+def test_the_demo_is_the_model_where_it_is(model: Path, here: Path) -> None:
+    assert "run make demo, or give --model" in refused(None, "t2a", "rain")
+    folder = here / "experiments/demo_fast"
+    folder.mkdir(parents=True)
+    (folder / "model").symlink_to(model)
+    done(None, "t2a", "rain", "-o", "r.wav", "--duration", 0.2)
+    assert sf.info("r.wav").duration == pytest.approx(0.2)
+
+
+# -- bad input ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("t3a", "rain"), "unknown task 't3a'"),
+        (("make rain", "rain"), "is the instruction"),
+        (("se",), "needs a recording"),
+        (("tts",), "needs text"),
+        (("tts", "a", "--text", "b"), "give one of them"),
+        (("tts", "--text", "b", "--text-file", "absent.txt"), "--text and --text-file"),
+        (("tts", "--text-file", "absent.txt"), "absent.txt: not readable as text"),
+        (("tts", "b", "--audio", "absent.wav"), "--audio absent.wav: there is no such file"),
+        (("se", "--audio", "a.wav", "--video", "a.wav"), "no task takes both"),
+        (("se", "--audio", "empty"), "no file in this folder"),
+        (("t2a", "x", "--duration", "-1"), "duration_s is -1"),
+        (("t2a", "x", "--duration", "600"), "max_duration_s"),
+        (("t2a", "x", "--num-steps", "0"), "num_steps (0)"),
+        (("t2a", "x", "--num-steps", "10000"), "at most 1000"),
+        (("t2a", "x", "--solver", "eulr"), "did you mean euler"),
+        (("t2a", "x", "--seed", "-4"), "seed is -4"),
+        (("t2a", "x", "--device", "tpu9"), "use auto, cpu"),
+        (("t2a", "x", "--dtype", "half"), "float32 or bfloat16"),
+        (("t2a", "x", "-o", "x.aiff"), "cannot write '.aiff' here"),
+        (("t2a", "x", "-o", "x.mp4"), "cannot write '.mp4' here"),
+        (("tts", "Привет"), "П"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_written(
+    model: Path, here: Path, arguments: tuple[str, ...], words: str
+) -> None:
+    recording(here / "a.wav")
+    (here / "empty").mkdir()
+    message = refused(model, *arguments)
+    assert words in message, message
+    assert sorted(os.listdir()) == ["a.wav", "empty"]
+
+
+def test_files_that_cannot_be_used(model: Path, here: Path) -> None:
+    sf.write("one.wav", np.zeros(1), RATE)
+    done(model, "se", "--audio", "one.wav", "-o", "out.wav")
+    (here / "text.wav").write_text("no sound")
+    assert "text.wav" in refused(model, "se", "--audio", "text.wav")
+    (here / "no.mp4").write_bytes(b"\0" * 4000)
+    assert "no.mp4" in refused(model, "v2a", "--video", "no.mp4")
+    stereo = np.zeros((96_000, 2))
+    stereo[::50] = 0.1
+    sf.write("stereo.wav", stereo, 96_000)
+    done(model, "sr", "--audio", "stereo.wav", "-o", "wide.flac")
+    assert sf.info("wide.flac").duration == pytest.approx(1.0) and sf.info("wide.flac").samplerate == RATE
+    sf.write("long.flac", np.zeros(3 * 3600 * 1000, dtype=np.int16), 1000)
+    assert "lasts 10800 s; at most 3600" in refused(model, "se", "--audio", "long.flac")
+
+
+def test_where_nothing_can_be_written(model: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (here / "a file").write_text("")
+    assert "cannot be made" in refused(model, "t2a", "rain", "--duration", 0.2, "-o", "a file/r.wav")
+    made = []
+    monkeypatch.setattr(generate_command.os, "access", lambda path, mode: made.append(path))
+    assert "cannot be written to" in refused(model, "t2a", "rain", "--duration", 0.2, "-o", "locked/r.wav") and made
+    monkeypatch.undo()
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.chdir(here)
+    monkeypatch.setattr("unisono.media.audio.sf.write", full)
+    assert "No space left on device" in refused(model, "t2a", "rain", "--duration", 0.2, "-o", "r.wav")
+    assert not [name for name in os.listdir() if name.startswith((".r", "r."))]
+
+
+@pytest.mark.slow
+def test_the_command_itself(model: Path, here: Path) -> None:
+    command = [sys.executable, "-m", "unisono.cli", "generate", "t2a"]
+    good = [*command, "rain", "-o", "r.wav", "--duration", "0.2", "--model", str(model), *FAST]
+    run = subprocess.run(good, capture_output=True, text=True)
+    assert run.returncode == 0 and run.stdout.startswith("r.wav: 0.20 s") and run.stderr == "", run.stderr
+    run = subprocess.run([*good, "--num-steps", "0"], capture_output=True, text=True)
+    assert run.returncode == 1 and run.stderr.startswith("error: ") and "Traceback" not in run.stderr
+    run = subprocess.run([*command, "--help"], capture_output=True, text=True)
+    assert run.returncode == 0 and "Examples:" in run.stdout and "unisono generate v2a --video" in run.stdout
