@@ -276,3 +276,17 @@ def test_devices_and_types_that_are_not_there(folder: Path, device: str, dtype: 
 
 def test_a_single_sample_of_sound_is_enough(pipe: Pipeline) -> None:
     assert pipe(task="se", audio=(noise(1.5 / RATE), RATE), **FAST).waveform.size >= 1
+
+
+@pytest.mark.slow
+def test_compiled_is_the_same_but_for_rounding(folder: Path, pipe: Pipeline) -> None:
+    from torch._dynamo.utils import counters
+
+    compiled = Pipeline.from_pretrained(folder, device="cpu", compile=True)
+    counters.clear()
+    for seconds in (0.5, 0.8, 1.1, 0.3):
+        made, wanted = (p("rain", task="t2a", duration_s=seconds, num_steps=2) for p in (compiled, pipe))
+        assert made.duration_s == wanted.duration_s
+        a, b = made.waveform, wanted.waveform
+        assert np.corrcoef(a, b)[0, 1] > 0.99, seconds
+    assert 0 < counters["stats"]["unique_graphs"] <= 4, "one program, not one for each length"

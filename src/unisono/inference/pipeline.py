@@ -26,6 +26,7 @@ from unisono.inference.requests import Plan, RequestReader, requests_of
 from unisono.models.generation import LONGEST_S, GenerationOptions, GenerationSettings, KnownAudio
 from unisono.models.unified import UnifiedAudioModel
 from unisono.objectives.noise import derive_seed
+from unisono.training.compilation import compile_modules
 from unisono.types import AudioContent, PhonemeContent, PitchContent, Sample, ScoreContent, VideoContent
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -95,10 +96,20 @@ class Pipeline:
         device: str = "auto",
         dtype: torch.dtype | str = torch.float32,
         allow: Sequence[str] = (),
+        compile: bool = False,
     ) -> Pipeline:
-        """Load a model folder, or a model of the Hugging Face Hub; see ``load_model_folder``."""
+        """Load a model folder, or a model of the Hugging Face Hub.
+
+        Args:
+            name, allow: see ``load_model_folder``.
+            device: auto (the first GPU, else the CPU), cpu, cuda, cuda:1 …
+            dtype: float32 or bfloat16, see ``Pipeline``.
+            compile: the backbone's blocks, by ``torch.compile``: the first sounds take longer, the others less.
+        """
         chosen = choose_device(device)
         model, cfg = load_model_folder(name, allow)
+        if compile:
+            compile_modules(model.backbone.blocks, {"dynamic": True})  # one program for sounds of all lengths
         return cls(model, cfg, chosen, dtype)
 
     def save_pretrained(self, folder: str | os.PathLike) -> Path:
