@@ -19,7 +19,13 @@ from test_model_folder import TOY_CONFIG, edit_config, folder_refusal
 from toy import toy_model
 from unisono.data.manifest import read_jsonl, write_jsonl
 from unisono.errors import UserError
-from unisono.inference.model_folder import load_model_folder, local_folder, save_model_folder, settings_for
+from unisono.inference.model_folder import (
+    InputSettings,
+    load_model_folder,
+    local_folder,
+    save_model_folder,
+    settings_for,
+)
 from unisono.models.unified import GenerationSettings
 
 # -- defaults of generation -------------------------------------------------------------------------------------------
@@ -329,3 +335,42 @@ def test_longest_clips_are_read_off_manifests_and_crops(tmp_path: Path) -> None:
     ):
         cfg = {"train_dataloader": {"dataset": {"datasets": [node | settings]}}}
         assert training_data(cfg)[0]["longest_s"] == longest_s, settings
+
+
+def test_a_text_is_read_in_the_language_of_its_speaker(tmp_path: Path) -> None:
+    lines = [
+        {"audio_id": str(i), "phonemes": ["a"], "speaker": speaker, "language": language}
+        for i, (speaker, language) in enumerate(
+            [("ann", "de"), ("ann", "de"), ("ann", "fr"), ("bob", "fr"), ("eve", "fr")]
+        )
+    ]
+    write_jsonl(tmp_path / "content.jsonl", [*lines, {"audio_id": "x", "phonemes": ["a"]}])
+    node = {"_target_": "unisono.data.datasets.TextToSpeechDataset", "content": str(tmp_path / "content.jsonl")}
+    cfg = copy.deepcopy(TOY_CONFIG) | {"train_dataloader": {"dataset": {"datasets": [node]}}}
+    _, saved = load_model_folder(save_model_folder(tmp_path / "model", toy_model(), cfg, {}))
+    assert saved["inputs"]["languages"] == {"ann": "de", "bob": "fr", "eve": "fr"}
+    assert "languages" not in saved["training"]["data"][0]
+    settings = InputSettings(**saved["inputs"])
+    assert [settings.language(speaker) for speaker in ("ann", "bob", "zoe", None)] == ["de", "fr", "fr", "fr"]
+    assert InputSettings().language(None) == "en-us"
+    copied = save_model_folder(tmp_path / "copy", toy_model(), saved, {})
+    assert load_model_folder(copied)[1]["inputs"] == saved["inputs"]
+
+
+@pytest.mark.parametrize(
+    ("node", "words"),
+    [
+        ({"video_rate_hz": 0}, "video_rate_hz is 0"),
+        ({"video_size": 1_000_000}, "between 8 and 4096"),
+        ({"video_size": "64"}, "inputs.video_size is '64'"),
+        ({"speaker_encoder": "/etc/passwd"}, "speaker_encoder is '/etc/passwd'"),
+        ({"video_encoder": "../other"}, "video_encoder is '../other'"),
+        ({"languages": {"ann": 3}}, "languages"),
+        ({"languages": ["de"]}, "inputs.languages"),
+        ({"camera": 3}, "inputs has 'camera'"),
+    ],
+)
+def test_settings_of_inputs_are_checked(tmp_path: Path, node: Any, words: str) -> None:
+    folder = save_model_folder(tmp_path / "model", toy_model(), TOY_CONFIG, {})
+    edit_config(folder, lambda cfg: cfg.update(inputs=node))
+    assert words in folder_refusal(folder)

@@ -83,7 +83,9 @@ def generate(
     ] = None,
     solver: Annotated[str | None, typer.Option("--solver", help="euler, ab2, heun …; as the model has them.")] = None,
     speed: Annotated[float | None, typer.Option("--speed", help="Of speech and singing; 2 is twice as fast.")] = None,
-    language: Annotated[str, typer.Option("--language", help="Of text and lyrics: en-us, de, …")] = "en-us",
+    language: Annotated[
+        str | None, typer.Option("--language", help="Of text and lyrics: en-us, de, … Default: the speaker's.")
+    ] = None,
     instruction: Annotated[
         str | None, typer.Option("--instruction", help="Exactly what the model reads, instead of the task's own words.")
     ] = None,

@@ -48,7 +48,7 @@ class Asked:
     keep: tuple[str, ...]
     seed: int
     variations: int
-    language: str
+    language: str | None
     instruction: str | None
     options: Mapping[str, Any]
     device: str

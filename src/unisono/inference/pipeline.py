@@ -128,7 +128,7 @@ class Pipeline:
         video: Any = None,
         content: Any = None,
         instruction: Any = None,
-        language: Any = "en-us",
+        language: Any = None,
         duration_s: Any = None,
         original: Any = None,
         keep_s: Any = None,

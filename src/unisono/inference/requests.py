@@ -65,7 +65,7 @@ class Request:
         video: path of a video, or ``(pictures uint8 (T, H, W, 3), rate_hz)``.
         content: typed contents, for whatever has no argument of its own.
         instruction: in the words the model reads; None takes the task's first.
-        language: of ``text`` and lyrics, see ``Phonemizer``.
+        language: of ``text`` and lyrics, see ``Phonemizer``; None is the one that the speaker was trained on.
         duration_s: wanted length; None predicts it.
         original: a recording, given as ``audio`` is, of which parts are kept while the rest is made anew.
         keep_s: what of it is kept, ``((start, end), …)`` in seconds, None for its end; all of it where this is None:
@@ -82,7 +82,7 @@ class Request:
     video: Any = None
     content: tuple[Content, ...] | None = None
     instruction: str | None = None
-    language: str = "en-us"
+    language: str | None = None
     duration_s: float | None = None
     original: Any = None
     keep_s: tuple[tuple[float, float | None], ...] | None = None
@@ -267,7 +267,7 @@ class RequestReader:
         sentences = split_sentences(request.text)
         if not sentences:
             raise UserError(f"text is {request.text[:60]!r}, which has no word to speak")
-        said = phonemizer(request.language)
+        said = phonemizer(request.language or self.inputs.language(speaker))
         spoken = [said.transcribe(sentence) for sentence in sentences]
         guessed = sorted({word for sentence in spoken for word in sentence.fallback_words})
         if guessed:
@@ -284,7 +284,8 @@ class RequestReader:
         score: Score = input_files.score(request.score)
         if request.text is not None:
             score = with_lyrics(score, request.text)
-        units = score_units(score, phonemizer(request.language))
+        speaker = self._speaker(request.speaker)
+        units = score_units(score, phonemizer(request.language or self.inputs.language(speaker)))
         for remark in (*score.remarks, *units.remarks):
             logger.info("%s: %s", score.name, remark)
         return ScoreContent(
@@ -292,7 +293,7 @@ class RequestReader:
             notes=torch.tensor(units.notes, dtype=torch.float32),
             note_durations_s=torch.tensor(units.note_durations_s, dtype=torch.float32),
             slurs=torch.tensor(units.slurs, dtype=torch.bool),
-            speaker=self._speaker(request.speaker),
+            speaker=speaker,
             text=units.text,
         )
 

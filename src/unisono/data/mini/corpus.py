@@ -36,7 +36,7 @@ from unisono.workers import default_workers, worker_pool
 
 logger = logging.getLogger(__name__)
 
-GENERATOR_VERSION = 3
+GENERATOR_VERSION = 4
 """Raise it whenever the same seed gives another corpus than before."""
 
 _MAX_ATTEMPTS = 20

@@ -155,6 +155,7 @@ def _speech_item(job: Job) -> Item:
         "phonemes": phonemes,
         "durations_s": [round(duration_s, 6) for duration_s in durations_s],
         "speaker": speaker,
+        "language": speaker.partition("+")[0],
         "text": job.text,
     }
     return Item(job, content, f"../{path}", len(waveform) / SAMPLE_RATE)

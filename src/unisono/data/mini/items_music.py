@@ -53,6 +53,7 @@ def sung_item(job: Job) -> Item:
         "note_durations_s": plain(phrase.note_durations_s),
         "slurs": phrase.slurs,
         "speaker": singer,
+        "language": singer.partition("+")[0],
         "text": job.text,
         "score_midi": f"../{midi}.mid",
         "f0_hz": f"../{f0}.npy",

@@ -65,9 +65,12 @@ def save_model_folder(
         "phonemes": list(resolved.get("phonemes") or []),
         "speakers": list(resolved.get("speakers") or []),
         "model": resolved["model"],
-        "inputs": input_settings(cfg),
+        "inputs": input_settings(cfg, trained),
         "generation": checked_generation(generation, model, str(folder / CONFIG)),
-        "training": {"data": trained, "metrics": _finite(metrics) or before.get("metrics", {})},
+        "training": {
+            "data": [_without_languages(facts) for facts in trained],
+            "metrics": _finite(metrics) or before.get("metrics", {}),
+        },
         "frozen": fingerprints(model),
     }
     tensors = _all_own(model, weights)
@@ -84,6 +87,11 @@ def save_model_folder(
     except UserError as error:
         logger.warning("the model folder is written, but will not load as it is: %s", error)
     return folder
+
+
+def _without_languages(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """They stand among the inputs."""
+    return {name: value for name, value in facts.items() if name != "languages"}
 
 
 def _refuse_foreign(folder: Path) -> None:

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 def training_data(cfg: Any) -> list[dict[str, Any]]:
     """The training sets of a configuration: ``name``, ``task``, ``items``, ``hours``, ``longest_s``, ``licenses``
-    (name -> items).
+    (name -> items), and ``languages`` (speaker -> language of most lines; "" of those without) where lines say it.
 
     Items are those of the manifests after ``split`` and ``max_samples``; ones that ``max_duration_s`` left out count.
     Items and hours are None where there is nothing to count: streams, and manifests that are gone.
@@ -90,10 +90,13 @@ def _task_of(node: Mapping[str, Any]) -> str | None:
 def _counted(content: Path, audio: Path | None, split: str | None, max_samples: int | None) -> dict[str, Any]:
     ids: set[str] | None = set() if split is not None or max_samples is not None else None
     items, stated = 0, Counter[str]()
+    spoken: dict[str, Counter[str]] = {}
     lines = (line for _, line in read_jsonl(content) if split is None or line.get("split") == split)
     for line in islice(lines, max_samples):
         items += 1
         stated[str(line.get("license") or "")] += 1
+        if isinstance(language := line.get("language"), str):
+            spoken.setdefault(str(line.get("speaker") or ""), Counter())[language] += 1
         if ids is not None:
             ids.add(str(line.get("audio_id")))
     seconds, longest_s, of_audio = 0.0, 0.0, Counter[str]()
@@ -107,4 +110,6 @@ def _counted(content: Path, audio: Path | None, split: str | None, max_samples: 
     licenses = Counter({name: count for name, count in of_audio.items() if name})
     licenses.update({name: count for name, count in stated.items() if name and name not in licenses})
     hours = round(seconds / 3600, 3) if seconds else None
-    return {"items": items, "hours": hours, "longest_s": longest_s or None, "licenses": dict(licenses)}
+    languages = {speaker: counts.most_common(1)[0][0] for speaker, counts in spoken.items()}
+    counted = {"items": items, "hours": hours, "longest_s": longest_s or None, "licenses": dict(licenses)}
+    return counted | ({"languages": languages} if languages else {})
