@@ -245,3 +245,14 @@ def test_the_command_itself(model: Path, here: Path) -> None:
     assert run.returncode == 1 and run.stderr.startswith("error: ") and "Traceback" not in run.stderr
     run = subprocess.run([*command, "--help"], capture_output=True, text=True)
     assert run.returncode == 0 and "Examples:" in run.stdout and "unisono generate v2a --video" in run.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("typed", "completed"), [("unisono gen", ["generate"]), ("unisono generate t", ["t2a", "t2m", "tts"])]
+)
+def test_the_shell_completes(typed: str, completed: list[str]) -> None:
+    asked = {"_UNISONO_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(len(typed.split()) - 1)}
+    command = Path(sys.executable).with_name("unisono")
+    run = subprocess.run([command], env=os.environ | asked, capture_output=True, text=True)
+    assert run.stdout.split() == completed
