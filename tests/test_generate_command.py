@@ -111,7 +111,8 @@ def test_a_recording_goes_on_or_is_mended(model: Path, here: Path) -> None:
     for part in (slice(7200), slice(16_800, None)):
         assert np.allclose(mended[part], sound[part] * mended[100] / sound[100], atol=2e-4)
     for keep in ("1", "a:b", "2:1"):
-        assert keep[0] in refused(model, "t2a", "rain", "--original", "a.wav", "--keep", keep, "-o", "x.wav")
+        said = refused(model, "t2a", "rain", "--original", "a.wav", "--keep", keep, "-o", "x.wav")
+        assert "write seconds as START:END" in said or ("2" in said and "1" in said)
     assert "is an input" in refused(model, "t2a", "rain", "--original", "a.wav", "-o", "a.wav")
 
 
@@ -163,6 +164,51 @@ def test_the_demo_is_the_model_where_it_is(model: Path, here: Path) -> None:
     assert sf.info("r.wav").duration == pytest.approx(0.2)
 
 
+def test_inputs_are_never_overwritten(model: Path, here: Path) -> None:
+    data = recording(here / "in/a.wav").read_bytes()
+    (here / "link").symlink_to("in")
+    for given, output in (
+        ("in", here / "in"),
+        ("in/a.wav", here / "in/a.wav"),
+        ("link/a.wav", "in/a.wav"),
+        ("in", "link"),
+    ):
+        assert "is an input" in refused(model, "se", "--audio", given, "-o", output)
+    assert "is an input" in refused(model, "t2a", "x", "--original", "in/a.wav", "-o", here / "in/a.wav")
+    assert (here / "in/a.wav").read_bytes() == data
+
+
+def test_one_bad_file_of_many_does_not_cost_the_others(model: Path, here: Path) -> None:
+    for name in ("in/a.wav", "in/c.wav", "in/.hidden.wav"):
+        recording(here / name)
+    (here / "in/b.wav").write_text("no sound")
+    result = call(model, "se", "--audio", "in", "-o", "out")
+    assert isinstance(result.exception, UserError) and sorted(os.listdir("out")) == ["a.wav", "c.wav"]
+    assert "1 of 3 sounds were not made" in str(result.exception) and "in/b.wav" in str(result.exception)
+
+
+def test_a_video_of_a_kind_that_is_not_written_becomes_one_that_is(model: Path, here: Path) -> None:
+    import av
+
+    with av.open("film.avi", "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width = stream.height = 32
+        for _ in range(10):
+            frame = av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    done(model, "v2a", "--video", "film.avi", "-o", "out")
+    assert video_info("out/film.mkv").has_audio
+    assert "cannot write '.avi' here" in refused(model, "v2a", "--video", "film.avi", "-o", "x.avi")
+
+
+def test_any_setting_can_be_set(model: Path, here: Path) -> None:
+    done(model, "t2a", "rain", "-o", "r.wav", "--duration", 40, "--set", "window_s=5", "--set", "max_duration_s=20")
+    assert sf.info("r.wav").duration == 40
+    assert "'windows', which is no setting" in refused(model, "t2a", "rain", "--set", "windows=5")
+    assert "write NAME=VALUE" in refused(model, "t2a", "rain", "--set", "window_s")
+
+
 # -- bad input ------------------------------------------------------------------------------------------------------
 
 
@@ -184,6 +230,10 @@ def test_the_demo_is_the_model_where_it_is(model: Path, here: Path) -> None:
         (("t2a", "x", "--num-steps", "0"), "num_steps (0)"),
         (("t2a", "x", "--num-steps", "10000"), "at most 1000"),
         (("t2a", "x", "--solver", "eulr"), "did you mean euler"),
+        (("se", "--audio", "a.wav", "--duration", "5"), "lasts as long as its audio"),
+        (("t2a", "x", "--speed", "2"), "speed is for speech and singing"),
+        (("t2a", "x", "--language", "de"), "leave language out"),
+        (("svs", "C4:0.5:la " * 40 + "H4:1:la"), "H4"),
         (("t2a", "x", "--seed", "-4"), "seed is -4"),
         (("t2a", "x", "--device", "tpu9"), "use auto, cpu"),
         (("t2a", "x", "--dtype", "half"), "float32 or bfloat16"),

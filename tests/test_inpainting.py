@@ -273,5 +273,5 @@ def test_recordings_that_cannot_be_kept(model: UnifiedAudioModel) -> None:
         model.generate(toy_collator()([caption()]), [0], SETTINGS, known=[None, None])
     with pytest.raises(UserError, match=r"from 0 to 0.8 s reaches beyond the clip of 0.5 s; give a longer"):
         generate(model, caption(), KnownAudio(recording(1.0), ((0.0, 0.8),)), duration_s=[0.5])
-    with pytest.raises(UserError, match=r"item: the known recording lasts 1.000 s, and max_duration_s is 0.5; raise"):
+    with pytest.raises(UserError, match=r"item: the known recording lasts 1.000 s, and at most 0.5 s are made"):
         generate(model, caption(), KnownAudio(recording(1.0), ((0.0, 0.4),)), settings={"max_duration_s": 0.5})

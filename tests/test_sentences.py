@@ -20,6 +20,7 @@ from unisono.text.sentences import split_sentences
             ["Dr. Smith paid $5.50 at 3 p.m. on Jan. 4.", "He left."],
         ),
         ("George W. Bush and I. We went… and came back.", ["George W. Bush and I.", "We went… and came back."]),
+        ("He said no. Then No. 5 left.", ["He said no.", "Then No. 5 left."]),
         ('"Really?" he said. Yes.', ['"Really?" he said.', "Yes."]),
         ("你好。再见！", ["你好。", "再见！"]),
         ("A heading\n\nA paragraph", ["A heading", "A paragraph"]),

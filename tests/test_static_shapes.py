@@ -13,8 +13,8 @@ from torch import Tensor
 from toy import randomised, toy_collator, toy_model
 from unisono.data.loader import train_dataloader
 from unisono.errors import UserError
+from unisono.models.compilation import compile_modules
 from unisono.models.unified import UnifiedAudioModel
-from unisono.training.compilation import compile_modules
 from unisono.training.losses import AudioGenerationLoss
 from unisono.types import Sample, TextContent
 

@@ -67,6 +67,14 @@ def locked(path: Path, *, refusal: str | None = None) -> Iterator[None]:
         os.close(handle)
 
 
+def exists(path: Path) -> bool:
+    """Like ``Path.exists``, also for texts that no file system takes for a name."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
 def sync_path(path: Path) -> None:
     """Flush a file, or a folder's own entries (renames, links), to disk."""
     handle = os.open(path, os.O_RDONLY)

@@ -83,6 +83,9 @@ def generate(
     ] = None,
     solver: Annotated[str | None, typer.Option("--solver", help="euler, ab2, heun …; as the model has them.")] = None,
     speed: Annotated[float | None, typer.Option("--speed", help="Of speech and singing; 2 is twice as fast.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="NAME=VALUE of GenerationOptions, such as window_s=5.")
+    ] = None,
     language: Annotated[
         str | None, typer.Option("--language", help="Of text and lyrics: en-us, de, … Default: the speaker's.")
     ] = None,
@@ -116,6 +119,7 @@ def generate(
         language=language,
         instruction=instruction,
         options={"num_steps": num_steps, "guidance_scale": guidance_scale, "solver": solver, "speed": speed},
+        settings=tuple(settings or ()),
         device=device,
         dtype=dtype,
         batch_size=batch_size,

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unisono.errors import UserError
+from unisono.files import exists
 from unisono.tasks import TASKS, get_task
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 DEMO_MODELS = (Path("experiments/demo/model"), Path("experiments/demo_fast/model"))
 _AUDIO = frozenset((".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff", ".au", ".opus", ".m4a", ".aac"))
 _VIDEO = frozenset((".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts"))
-_LONGEST_NAME = 40
+_LONGEST_NAME, _SHOWN = 40, 20
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class Asked:
     language: str | None
     instruction: str | None
     options: Mapping[str, Any]
+    settings: tuple[str, ...]
     device: str
     dtype: str
     batch_size: int
@@ -66,11 +68,20 @@ class _Wanted:
     path: Path
     video: Path | None
 
+    @property
+    def source(self) -> Path | None:
+        """The file it is made from, for messages."""
+        return self.arguments["audio"] or self.arguments["video"]
+
 
 def run(asked: Asked) -> None:
-    """Generate, write files, and say what was written."""
-    if not asked.quiet:
-        logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr)
+    """Generate, write files, and say what was written.
+
+    Raises:
+        UserError: what cannot be done; where there are several sounds, those that could be are made nevertheless.
+    """
+    _log(asked.quiet)
+    options = _options(asked)
     task, prompts = _task_and_prompts(asked)
     wanted = list(_wanted(asked, task, prompts))
     folder = _model(asked.model)
@@ -79,31 +90,80 @@ def run(asked: Asked) -> None:
     from unisono.inference.pipeline import Pipeline
 
     pipeline = Pipeline.from_pretrained(folder, asked.device, asked.dtype)
-    _generate_all(pipeline, asked, wanted)
+    _generate_all(pipeline, asked, options, wanted)
 
 
-def _generate_all(pipeline: Pipeline, asked: Asked, wanted: Sequence[_Wanted]) -> None:
+def _log(quiet: bool) -> None:
+    """What the project tells goes to standard error; other libraries keep theirs."""
+    own = logging.getLogger("unisono")
+    own.handlers = [logging.StreamHandler()]
+    own.handlers[0].setFormatter(logging.Formatter("%(message)s"))
+    own.setLevel(logging.ERROR if quiet else logging.INFO)
+
+
+def _options(asked: Asked) -> dict[str, Any]:
+    """The settings of generation that were asked for."""
+    import yaml
+
+    options = {name: value for name, value in asked.options.items() if value is not None}
+    for text in asked.settings:
+        name, equals, value = text.partition("=")
+        try:
+            read = yaml.safe_load(value)
+        except yaml.YAMLError:
+            equals = ""
+        if not equals:
+            raise UserError(f"--set {text}: write NAME=VALUE, such as window_s=5")
+        options[name.strip()] = read
+    return options
+
+
+def _generate_all(pipeline: Pipeline, asked: Asked, options: Mapping[str, Any], wanted: Sequence[_Wanted]) -> None:
     from tqdm import tqdm
 
-    names = wanted[0].arguments.keys()
-    several = len(wanted) > 1
+    size = asked.batch_size if pipeline.device.type == "cuda" else 1
+    failures: list[str] = []
     # Files are written after each batch: what is made is not lost if the next one fails.
-    with tqdm(total=len(wanted), unit="sound", disable=None if not asked.quiet else True, leave=False) as bar:
-        for begin in range(0, len(wanted), asked.batch_size):
-            chunk = wanted[begin : begin + asked.batch_size]
+    with tqdm(total=len(wanted), unit="sound", disable=True if asked.quiet else None, leave=False) as bar:
 
-            def tell(done: int, of: int, begin: int = begin, size: int = len(chunk)) -> None:
-                bar.n = round(begin + size * done / of, 2)
-                bar.refresh()
+        def make(chunk: Sequence[_Wanted]) -> None:
+            try:
+                _generate(pipeline, asked, options, chunk, bar)
+            except UserError as error:
+                if len(wanted) == 1:
+                    raise
+                if len(chunk) == 1:
+                    failures.append(f"{chunk[0].source or chunk[0].path}: {error}")
+                    return
+                for one in chunk:  # one of them is at fault
+                    make([one])
 
-            given = {
-                name: [one.arguments[name] for one in chunk] if several else chunk[0].arguments[name] for name in names
-            }
-            started = time.perf_counter()
-            made: Any = pipeline(**given, batch_size=asked.batch_size, callback=tell, **asked.options)
-            seconds = (time.perf_counter() - started) / len(chunk)
-            for one, sound in zip(chunk, made if several else [made], strict=True):
-                _report(asked, _write(one, sound), sound, seconds)
+        for begin in range(0, len(wanted), size):
+            make(wanted[begin : begin + size])
+            bar.n = min(begin + size, len(wanted))
+    if failures:
+        listed = "\n  ".join(
+            failures[:_SHOWN] + ([f"… and {len(failures) - _SHOWN} more"] if failures[_SHOWN:] else [])
+        )
+        raise UserError(f"{len(failures)} of {len(wanted)} sounds were not made, the others were:\n  {listed}")
+
+
+def _generate(pipeline: Pipeline, asked: Asked, options: Mapping[str, Any], chunk: Sequence[_Wanted], bar: Any) -> None:
+    """Make and write some sounds at once."""
+    before = bar.n
+
+    def tell(done: int, of: int) -> None:
+        bar.n = round(before + len(chunk) * done / of, 2)
+        bar.refresh()
+
+    names = chunk[0].arguments.keys()
+    several = len(chunk) > 1
+    given = {name: [one.arguments[name] for one in chunk] if several else chunk[0].arguments[name] for name in names}
+    started = time.perf_counter()
+    made: Any = pipeline(**given, batch_size=asked.batch_size, callback=tell, **options)
+    seconds = (time.perf_counter() - started) / len(chunk)
+    for one, sound in zip(chunk, made if several else [made], strict=True):
+        _report(asked, _write(one, sound), sound, seconds)
 
 
 def _write(one: _Wanted, sound: GeneratedAudio) -> Path:
@@ -175,16 +235,17 @@ def _inputs(given: Sequence[str], kinds: frozenset[str], option: str) -> list[Pa
     """Files that are named, match a pattern, or lie in a folder."""
     found: list[Path] = []
     for name in given:
-        path = Path(name).expanduser()
-        if path.is_dir():
-            own = sorted(p for p in path.rglob("*") if p.suffix.lower() in kinds and p.is_file())
+        path = Path(name).expanduser() if name.startswith("~") else Path(name)
+        if exists(path) and path.is_dir():
+            seen = (p for p in path.rglob("*") if not any(part.startswith(".") for part in p.relative_to(path).parts))
+            own = sorted(p for p in seen if p.suffix.lower() in kinds and p.is_file())
             if not own:
                 raise UserError(f"{option} {name}: no file in this folder ends with {', '.join(sorted(kinds))}")
-        elif glob.has_magic(name) and not path.exists():
+        elif glob.has_magic(name) and not exists(path):
             own = sorted(p for p in map(Path, glob.glob(str(path), recursive=True)) if p.is_file())
             if not own:
                 raise UserError(f"{option} {name}: no file matches this pattern")
-        elif path.is_file():
+        elif exists(path) and path.is_file():
             own = [path]
         else:
             raise UserError(f"{option} {name}: there is no such file; check the path")
@@ -208,6 +269,8 @@ def _wanted(asked: Asked, task: str | None, prompts: Sequence[str | None]) -> It
         for prompt in prompts
         for file in files or (None,)
     ]
+    named = [asked.original, asked.score, asked.speaker, asked.text_file]
+    inputs = {Path(name).resolve() for name in (*files, *named) if name is not None and exists(Path(name))}
     taken: set[Path] = set()
     names = [_name(sound, asked) for sound in sounds]
     folder = asked.output if asked.output is not None and _is_folder(asked, len(sounds)) else None
@@ -218,8 +281,8 @@ def _wanted(asked: Asked, task: str | None, prompts: Sequence[str | None]) -> It
                 path = _free((folder or Path()) / f"{name}{number}{_extension(sound)}", taken, fresh=folder is None)
             else:
                 path = asked.output.with_stem(asked.output.stem + number)
-                _check_extension(path, sound["video"])
-            if path in files or (asked.original is not None and path == Path(asked.original)):
+            _check_extension(path, sound["video"])
+            if path.resolve() in inputs:
                 raise UserError(f"{path} is an input; name another output")
             taken.add(path)
             yield _Wanted({**sound, "seed": asked.seed + variation}, path, sound["video"])
@@ -260,7 +323,12 @@ def _check_extension(path: Path, video: Path | None) -> None:
 
 
 def _extension(sound: Mapping[str, Any]) -> str:
-    return Path(sound["video"]).suffix.lower() if sound["video"] is not None else ".wav"
+    from unisono.media.sound_track import WRITABLE_VIDEOS
+
+    if sound["video"] is None:
+        return ".wav"
+    own = Path(sound["video"]).suffix.lower()
+    return own if own in WRITABLE_VIDEOS else ".mkv"  # which takes all kinds of pictures
 
 
 def _name(sound: Mapping[str, Any], asked: Asked) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from unisono.errors import UserError
+from unisono.files import exists
 from unisono.media.audio import audio_info, check_sample_rate, check_waveform, read_audio
 from unisono.models.generation import LONGEST_S
 from unisono.scores import Score, parse_score, read_score
@@ -21,10 +22,12 @@ def existing(path: Any, what: str) -> Path:
     """A file that is there."""
     if not isinstance(path, str | os.PathLike):
         raise UserError(f"{what} is {type(path).__name__}; give the path of a file")
-    found = Path(path).expanduser()
-    if not found.is_file():
-        kind = "is a folder" if found.is_dir() else "does not exist"
-        raise UserError(f"{what} {str(path)!r} {kind}; give the path of a file")
+    found = Path(path)
+    if str(found).startswith("~"):
+        found = found.expanduser()
+    if not exists(found) or not found.is_file():
+        kind = "is no file" if exists(found) else "does not exist"
+        raise UserError(f"{what} {str(path)[:200]!r} {kind}; give the path of a file")
     return found
 
 
@@ -40,7 +43,7 @@ def waveform(given: Any, sample_rate: int, what: str = "audio") -> np.ndarray:
     """
     if isinstance(given, str | os.PathLike):
         path = existing(given, what)
-        _refuse_long(audio_info(path).duration_s, f"{what} {path}")
+        refuse_long(audio_info(path).duration_s, f"{what} {path}")
         return read_audio(path, sample_rate)
     if isinstance(given, tuple) and len(given) == 2:
         samples, rate = given
@@ -58,7 +61,7 @@ def waveform(given: Any, sample_rate: int, what: str = "audio") -> np.ndarray:
             "(samples,) or (samples, channels)"
         )
     check_waveform(samples, what)
-    _refuse_long(len(samples) / rate, what)
+    refuse_long(len(samples) / rate, what)
     samples = samples.astype(np.float32)
     if rate == sample_rate:
         return samples
@@ -67,7 +70,7 @@ def waveform(given: Any, sample_rate: int, what: str = "audio") -> np.ndarray:
     return soxr.resample(samples, rate, sample_rate)
 
 
-def _refuse_long(duration_s: float, what: str) -> None:
+def refuse_long(duration_s: float, what: str) -> None:
     if duration_s > LONGEST_S:
         raise UserError(f"{what} lasts {duration_s:.0f} s; at most {LONGEST_S:g} s are taken at once: cut it in parts")
 
@@ -82,4 +85,4 @@ def score(given: Any) -> Score:
 
 
 def _looks_like_file(text: str) -> bool:
-    return bool(_SCORE_FILE.search(text)) or (len(text) < 1000 and Path(text).is_file())
+    return bool(_SCORE_FILE.search(text)) or exists(Path(text))

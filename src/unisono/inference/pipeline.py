@@ -22,13 +22,16 @@ from unisono.inference.model_folder import (
     save_model_folder,
     settings_for,
 )
-from unisono.inference.requests import Plan, RequestReader, requests_of
+from unisono.inference.planning import Plan, RequestReader
+from unisono.inference.requests import requests_of
+from unisono.models.compilation import compile_modules
 from unisono.models.generation import LONGEST_S, GenerationOptions, GenerationSettings, KnownAudio
 from unisono.models.unified import UnifiedAudioModel
 from unisono.objectives.noise import derive_seed
-from unisono.training.compilation import compile_modules
+from unisono.tasks import TASKS
 from unisono.types import AudioContent, PhonemeContent, PitchContent, Sample, ScoreContent, VideoContent
 
+_WITH_SPEED = {task.name for task in TASKS.values() if task.modality in ("phoneme", "score")}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -40,6 +43,8 @@ def choose_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise UserError(f"device is {name!r}; use auto, cpu, cuda or cuda:N") from error
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"device is {name!r}; use auto, cpu, cuda or cuda:N")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(f"device is {name!r}, but there are {torch.cuda.device_count()} GPUs; use auto or cpu")
     return device
@@ -69,7 +74,7 @@ class Pipeline:
         chosen = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
         if chosen not in DTYPES.values():
             raise UserError(f"dtype is {dtype!r}; use {' or '.join(DTYPES)}")
-        self.device, self.dtype = torch.device(device), chosen
+        self.device, self.dtype = choose_device(str(device)), chosen
         self.model = model.to(self.device).eval()
         self.cfg = cfg
         encoders = dict(model.content_encoders.items())
@@ -84,9 +89,11 @@ class Pipeline:
         trained = {entry.get("task") for entry in (cfg.get("training") or {}).get("data", [])}
         self.reader = RequestReader(
             self.sample_rate,
+            model.autoencoder.latent_rate_hz,
             tuple(cfg["speakers"]),
             InputSettings(**(cfg.get("inputs") or {})),
             frozenset() if None in trained else frozenset(trained),
+            str(self.device),
         )
 
     @classmethod
@@ -174,8 +181,10 @@ class Pipeline:
     ) -> list[GeneratedAudio]:
         """One sound for each plan, like ones in a batch."""
         settings = {plan.task: settings_for(self.cfg, plan.task, options) for plan in plans}
+        if options.speed is not None and (others := sorted(settings.keys() - _WITH_SPEED)):
+            raise UserError(f"speed is for speech and singing, not for {', '.join(others)}; leave it out")
         batches = list(_batches(plans, 1 if self.device.type == "cpu" else batch_size))
-        evaluations = [self._evaluations(settings[task]) for task, _ in batches]
+        evaluations = [len(self.model.noise_levels(settings[task])) for task, _ in batches]
         made: dict[tuple[int, int], GeneratedAudio] = {}
         for index, (task, pieces) in enumerate(batches):
             before = sum(evaluations[:index])
@@ -184,14 +193,22 @@ class Pipeline:
                 if callback is not None:
                     callback(before + done, sum(evaluations))
 
-            generated = self._generate(
-                [piece.sample for piece in pieces],
-                [piece.seed for piece in pieces],
-                settings[task],
-                [piece.duration_s for piece in pieces],
-                tell,
-                [piece.known for piece in pieces],
-            )
+            try:
+                generated = self._generate(
+                    [piece.sample for piece in pieces],
+                    [piece.seed for piece in pieces],
+                    settings[task],
+                    [piece.wanted_s(settings[task].speed) for piece in pieces],
+                    tell,
+                    [piece.known for piece in pieces],
+                )
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                raise UserError(
+                    f"{pieces[0].sample.item_name}: the memory of {self.device} does not suffice for {len(pieces)} at "
+                    "once; lower batch_size, ask for less, or set window_s"
+                ) from error
             made |= {piece.place: audio for piece, audio in zip(pieces, generated, strict=True)}
         sounds = []
         for index, plan in enumerate(plans):
@@ -199,12 +216,6 @@ class Pipeline:
             waveform = joined(parts, self.sample_rate)
             sounds.append(GeneratedAudio("", waveform, self.sample_rate, plan.task, plan.seeds[0], plan.reason))
         return sounds
-
-    def _evaluations(self, settings: GenerationSettings) -> int:
-        settings = self.model.settle(settings)
-        return len(
-            self.model.objective.noise_levels(settings.num_steps, settings.solver, settings.sway, settings.shift)
-        )
 
     @property
     def sample_rate(self) -> int:
@@ -271,7 +282,7 @@ class Pipeline:
         """Raise where an item has no length, or one that would not be kept."""
         where = sample.item_name or sample.audio_id
         units = [one for one in sample.content if isinstance(one, PhonemeContent | ScoreContent | PitchContent)]
-        limit_s = LONGEST_S if settings.window_s and not units else settings.max_duration_s
+        limit_s = settings.longest_s(can_have_windows=not units)
         if wanted_s is not None and not 0 < wanted_s <= limit_s:
             raise UserError(
                 f"{where}: duration_s is {wanted_s}; it must lie between 0 and {limit_s:g} s"
@@ -293,6 +304,11 @@ class Pipeline:
                 )
 
 
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Of a GPU, or of the machine, for which torch has no class of its own."""
+    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
+
+
 @dataclass(frozen=True)
 class _Piece:
     """A sample of a plan; ``place`` is the plan's number and the sample's in it."""
@@ -302,19 +318,40 @@ class _Piece:
     seed: int
     duration_s: float | None
     known: KnownAudio | None
+    written_s: float | None
+
+    def wanted_s(self, speed: float) -> float | None:
+        """What was asked for, else what a score says."""
+        if self.duration_s is not None or self.written_s is None:
+            return self.duration_s
+        return self.written_s / speed
 
 
 def _batches(plans: Sequence[Plan], size: int) -> Iterator[tuple[str, list[_Piece]]]:
     """Pieces of one task and like length together."""
     pieces = [
-        _Piece((index, part), sample, plan.seeds[part], plan.durations_s[part], plan.known)
+        _Piece((index, part), sample, plan.seeds[part], plan.durations_s[part], plan.known, plan.written_s)
         for index, plan in enumerate(plans)
         for part, sample in enumerate(plan.samples)
     ]
-    pieces.sort(key=lambda piece: (piece.sample.task, _size(piece)))
-    for task, own in groupby(pieces, key=lambda piece: piece.sample.task):
+    pieces.sort(key=lambda piece: (piece.sample.task, _shape(piece), _size(piece)))
+    for (task, _), own in groupby(pieces, key=lambda piece: (piece.sample.task, _shape(piece))):
         alike = list(own)
         yield from ((task, alike[begin : begin + size]) for begin in range(0, len(alike), size))
+
+
+def _shape(piece: _Piece) -> str:
+    """What has to be alike in a batch: the size of pictures, of features, of vectors of voices."""
+    found = []
+    for content in piece.sample.content:
+        if isinstance(content, VideoContent):
+            pictures = content.frames if content.frames is not None else content.features
+            found.append(() if pictures is None else tuple(pictures.shape[1:]))
+        elif isinstance(content, PhonemeContent | ScoreContent | PitchContent):
+            found.append(tuple(content.speaker.shape) if isinstance(content.speaker, torch.Tensor) else ())
+        elif isinstance(content, AudioContent):
+            found.append((content.waveform is None,))
+    return repr(found)
 
 
 def _size(piece: _Piece) -> float:

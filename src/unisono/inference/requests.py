@@ -1,46 +1,15 @@
-"""What somebody asks for, in natural arguments, and what of it the model is given.
-
-A ``Request`` is one sound that is wanted. ``RequestReader.plan`` settles its task, reads its files and turns text and
-scores into units: a ``Plan`` of one sample, or of several that are spoken one after the other.
-"""
+"""What somebody asks for, in natural arguments."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass, fields
+from typing import Any, Protocol
 
 import numpy as np
-import torch
 
 from unisono.errors import UserError
-from unisono.inference import input_files
-from unisono.inference.model_folder import InputSettings
-from unisono.inference.routing import route
-from unisono.models.generation import KnownAudio
-from unisono.objectives.noise import derive_seed
-from unisono.suggest import nearest
-from unisono.tasks import TASKS, Task, get_task
-from unisono.text.sentences import split_sentences
-from unisono.types import (
-    AudioContent,
-    Content,
-    PhonemeContent,
-    Sample,
-    ScoreContent,
-    Speaker,
-    TextContent,
-    VideoContent,
-)
-
-if TYPE_CHECKING:
-    from unisono.scores import Score
-
-logger = logging.getLogger(__name__)
-
-AudioInput = "str | os.PathLike | tuple[np.ndarray, int] | Recording"
+from unisono.types import Content
 
 
 class Recording(Protocol):
@@ -58,7 +27,7 @@ class Request:
         prompt: the caption, the text to speak or the score, where the task has one; else the instruction. Without a
             task, the instruction that tells it.
         task: name or abbreviation; None picks it from the prompt and from what else is given.
-        text: to be spoken, or the lyrics of a score without any, or a caption.
+        text: to be spoken, or lyrics in the place of the score's, or a caption.
         speaker: a name the model was trained with, the path of a recording of a voice, or its vector.
         score: MIDI or MusicXML file, a line like ``C4:0.5:la D4:1:la``, or a ``Score``.
         audio: recording to be changed: a path, ``(waveform, sample_rate)``, or a ``GeneratedAudio``.
@@ -90,264 +59,16 @@ class Request:
     name: str = "the request"
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What is generated for a request.
-
-    Attributes:
-        task: its name.
-        reason: why this task, where nobody named it.
-        samples: one, or several whose sounds follow each other.
-        seeds, durations_s: one for each sample.
-        known: what is kept of a recording; there is one sample then.
-    """
-
-    task: str
-    reason: str
-    samples: tuple[Sample, ...]
-    seeds: tuple[int, ...]
-    durations_s: tuple[float | None, ...]
-    known: KnownAudio | None = None
-
-
-# By modality: what carries the content, what may stand beside it, and what the prompt stands for.
-_ARGUMENTS: Mapping[str, tuple[str, tuple[str, ...], str]] = {
-    "text": ("text", (), "text"),
-    "phoneme": ("text", ("speaker",), "text"),
-    "score": ("score", ("text", "speaker"), "score"),
-    "pitch": ("content", (), "instruction"),
-    "audio": ("audio", (), "instruction"),
-    "video": ("video", ("text",), "text"),
-}
-_INPUTS = ("text", "speaker", "score", "audio", "video", "content")
-
-
-class RequestReader:
-    """Turns requests into samples of one model.
-
-    Args:
-        sample_rate: of the model, Hz.
-        speakers: voices it knows by name.
-        inputs: how files are read for it.
-        trained_tasks: those it was trained on, where that is known; another one is generated with a warning.
-    """
-
-    def __init__(
-        self, sample_rate: int, speakers: tuple[str, ...], inputs: InputSettings, trained_tasks: frozenset[str]
-    ) -> None:
-        self.sample_rate, self.speakers, self.inputs, self.trained_tasks = sample_rate, speakers, inputs, trained_tasks
-
-    def plan(self, request: Request) -> Plan:
-        """Raise a ``UserError`` that names the request and what is wrong with it, or say what is to be generated."""
-        try:
-            return self._plan(request)
-        except UserError as error:
-            message = str(error)
-            raise UserError(message if message.startswith(request.name) else f"{request.name}: {message}") from error
-
-    def _plan(self, request: Request) -> Plan:
-        request, task, reason = self._settled(request)
-        if self.trained_tasks and task.name not in self.trained_tasks:
-            logger.warning(
-                "this model was not trained for %s (but for %s); expect nothing sensible",
-                *(task.name, ", ".join(sorted(self.trained_tasks))),
-            )
-        duration_s = _checked_duration(request.duration_s)
-        if isinstance(request.seed, bool) or not isinstance(request.seed, int) or not 0 <= request.seed < 2**63:
-            raise UserError(f"seed is {request.seed!r}; it must be a whole number from 0 to 2^63 - 1")
-        instruction = task.instructions[0] if request.instruction is None else request.instruction
-        sample = Sample("request", task.name, instruction, (), item_name=request.name)
-        if request.content is not None:
-            contents = [request.content]
-        elif task.modality == "phoneme":
-            contents = [(utterance,) for utterance in self._utterances(request)]
-        else:
-            contents = [self._contents(request, task)]
-        lengths = _shares(contents, duration_s)
-        seeds = [request.seed] + [derive_seed(request.seed, f"part {part}") for part in range(1, len(contents))]
-        samples = tuple(replace(sample, content=content) for content in contents)
-        known = self._known(request)
-        if known is not None and len(samples) > 1:
-            raise UserError(f"text has {len(samples)} sentences, and parts of a recording are kept; give one sentence")
-        return Plan(task.name, reason, samples, tuple(seeds), lengths, known)
-
-    # -- which task -------------------------------------------------------------------------------------------------
-
-    def _settled(self, request: Request) -> tuple[Request, Task, str]:
-        """The request with its prompt where it belongs, its task, and why that."""
-        reason = ""
-        if request.task is not None:
-            task = get_task(request.task)
-        elif request.prompt is None:
-            raise UserError(f"there is neither a task nor an instruction; name one of {', '.join(TASKS)}")
-        else:
-            given = _names_of_inputs(request)
-            found = route(request.prompt, given)
-            task, reason = get_task(found.task), found.reason
-            request = replace(request, prompt=found.content)
-        carrier, beside, prompt_is = _ARGUMENTS.get(task.modality, ("content", (), "instruction"))
-        if request.prompt is not None:
-            if (other := getattr(request, prompt_is)) is not None:
-                raise UserError(
-                    f"{task.name} got {request.prompt[:60]!r} and {prompt_is}={str(other)[:60]!r}, which are one; "
-                    "give one of them"
-                )
-            moved: dict[str, Any] = {"prompt": None, prompt_is: request.prompt}
-            request = replace(request, **moved)
-        if request.content is not None:
-            carrier, beside = "content", ()
-        if getattr(request, carrier) is None:
-            needed = {"text": "text or a caption", "score": "a score", "audio": "a recording (audio)"}
-            raise UserError(f"{task.name} needs {needed.get(carrier, carrier)}; give it as {carrier}=")
-        unused = [name for name in _INPUTS if getattr(request, name) is not None and name not in (carrier, *beside)]
-        if unused:
-            raise UserError(
-                f"{task.name} cannot use {', '.join(unused)}; it takes {', '.join((carrier, *beside))}: leave the rest "
-                "out, or choose another task"
-            )
-        for name in ("text", "instruction"):
-            value = getattr(request, name)
-            if value is not None and (not isinstance(value, str) or not value.strip()):
-                raise UserError(f"{name} is {value!r}; write some words")
-        return request, task, reason
-
-    # -- contents ---------------------------------------------------------------------------------------------------
-
-    def _contents(self, request: Request, task: Task) -> tuple[Content, ...]:
-        if task.modality == "score":
-            return (self._sung(request),)
-        if task.modality == "audio":
-            waveform = input_files.waveform(request.audio, self.sample_rate)
-            return (AudioContent(torch.from_numpy(waveform)),)
-        caption = () if request.text is None else (TextContent(request.text),)
-        if task.modality == "video":
-            return (self._video(request), *caption)
-        return caption
-
-    def _known(self, request: Request) -> KnownAudio | None:
-        if request.original is None:
-            if request.keep_s is not None:
-                raise UserError("keep_s says what is kept, but not of what; give the recording as original=")
-            return None
-        waveform = input_files.waveform(request.original, self.sample_rate, "original")
-        end_s = len(waveform) / self.sample_rate
-        spans = None
-        if request.keep_s is not None:
-            try:
-                spans = tuple((float(begin), end_s if end is None else float(end)) for begin, end in request.keep_s)
-            except (TypeError, ValueError) as error:
-                raise UserError(
-                    f"keep_s is {request.keep_s!r}; give pairs of seconds, ((0, 1.5), (3, None))"
-                ) from error
-        return KnownAudio(torch.from_numpy(waveform), spans)
-
-    def _video(self, request: Request) -> VideoContent:
-        settings = self.inputs
-        if isinstance(request.video, tuple):
-            pictures, rate_hz = request.video
-            return VideoContent(float(rate_hz), frames=torch.as_tensor(np.ascontiguousarray(pictures)))
-        path = input_files.existing(request.video, "video")
-        if settings.video_encoder is not None:
-            from unisono.features.video import shared_video_encoder, video_features
-
-            encoder = shared_video_encoder(settings.video_encoder, "cpu")
-            features = torch.from_numpy(video_features(path, encoder, settings.video_rate_hz))
-            return VideoContent(settings.video_rate_hz, features=features)
-        from unisono.media.video import read_video_frames
-
-        pictures = read_video_frames(path, settings.video_rate_hz, settings.video_size)
-        return VideoContent(settings.video_rate_hz, frames=torch.from_numpy(pictures))
-
-    def _utterances(self, request: Request) -> list[PhonemeContent]:
-        """One for each sentence."""
-        from unisono.text.phonemize import phonemizer
-
-        assert request.text is not None
-        speaker = self._speaker(request.speaker)
-        sentences = split_sentences(request.text)
-        if not sentences:
-            raise UserError(f"text is {request.text[:60]!r}, which has no word to speak")
-        said = phonemizer(request.language or self.inputs.language(speaker))
-        spoken = [said.transcribe(sentence) for sentence in sentences]
-        guessed = sorted({word for sentence in spoken for word in sentence.fallback_words})
-        if guessed:
-            logger.info("words that the dictionary lacks, pronounced by rule: %s", ", ".join(guessed[:20]))
-        return [
-            PhonemeContent(one.phonemes, speaker=speaker, text=sentence)
-            for one, sentence in zip(spoken, sentences, strict=True)
-        ]
-
-    def _sung(self, request: Request) -> ScoreContent:
-        from unisono.scores import score_units, with_lyrics
-        from unisono.text.phonemize import phonemizer
-
-        score: Score = input_files.score(request.score)
-        if request.text is not None:
-            score = with_lyrics(score, request.text)
-        speaker = self._speaker(request.speaker)
-        units = score_units(score, phonemizer(request.language or self.inputs.language(speaker)))
-        for remark in (*score.remarks, *units.remarks):
-            logger.info("%s: %s", score.name, remark)
-        return ScoreContent(
-            phonemes=tuple(units.phonemes),
-            notes=torch.tensor(units.notes, dtype=torch.float32),
-            note_durations_s=torch.tensor(units.note_durations_s, dtype=torch.float32),
-            slurs=torch.tensor(units.slurs, dtype=torch.bool),
-            speaker=speaker,
-            text=units.text,
-        )
-
-    def _speaker(self, given: Any) -> Speaker:
-        """A voice as the model takes it; where none is asked for, the first that it knows by name."""
-        if given is None:
-            if not self.speakers:
-                return None
-            logger.info("speaker: %s, the first of the model's %d", self.speakers[0], len(self.speakers))
-            return self.speakers[0]
-        if isinstance(given, str) and given in self.speakers:
-            return given
-        if isinstance(given, np.ndarray | torch.Tensor | list):
-            return torch.as_tensor(given, dtype=torch.float32)
-        if isinstance(given, str) and not Path(given).exists():
-            near = nearest(given, self.speakers, 1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            known = ", ".join(self.speakers[:20]) or "none by name"
-            raise UserError(f"speaker {given!r} is neither a voice of the model ({known}) nor a file{hint}")
-        if self.inputs.speaker_encoder is None:
-            known = ", ".join(self.speakers[:20]) or "it has none"
-            raise UserError(
-                f"speaker is the recording {given}, but the model was not trained with one known encoder of voices; "
-                f"give a name ({known}), or a vector"
-            )
-        from unisono.features.speaker import shared_speaker_encoder
-
-        encoder = shared_speaker_encoder(self.inputs.speaker_encoder, "cpu")
-        return torch.from_numpy(encoder(input_files.waveform(given, encoder.sample_rate)))
-
-
-def _names_of_inputs(request: Request) -> set[str]:
-    """What is given, as the router calls it."""
-    names = {name for name in ("text", "speaker", "score", "audio", "video") if getattr(request, name) is not None}
-    modalities = {"phoneme": {"phonemes"}, "pitch": {"phonemes", "f0"}}
-    for content in request.content or ():
-        names |= modalities.get(content.modality, {content.modality})
-    return names
-
-
-def _checked_duration(duration_s: Any) -> float | None:
-    if duration_s is None:
-        return None
-    if isinstance(duration_s, bool) or not isinstance(duration_s, int | float | np.number) or not duration_s > 0:
-        raise UserError(f"duration_s is {duration_s!r}; it must be a positive number of seconds")
-    return float(duration_s)
-
-
-def _shares(contents: list[tuple[Content, ...]], duration_s: float | None) -> tuple[float | None, ...]:
-    """The wanted length of each part: sentences get theirs by their number of phonemes."""
-    if duration_s is None or len(contents) == 1:
-        return (duration_s,) * len(contents)
-    counts = [len(one.phonemes) for (one,) in contents if isinstance(one, PhonemeContent)]
-    return tuple(duration_s * count / sum(counts) for count in counts)
+def _contents_of(given: Any) -> Any:
+    """One content, or a list of them, as those of one request; a list of tuples is for several."""
+    if isinstance(given, Content):
+        return (given,)
+    if isinstance(given, list) and given and all(isinstance(one, Content) for one in given):
+        return tuple(given)
+    for own in given if isinstance(given, list) else [given]:
+        if own is not None and not (isinstance(own, tuple) and all(isinstance(one, Content) for one in own)):
+            raise UserError(f"content is {type(own).__name__}; give typed contents (unisono.types) in a tuple")
+    return given
 
 
 def _is_pairs(value: Any) -> bool:
@@ -364,8 +85,9 @@ def requests_of(arguments: Mapping[str, Any]) -> tuple[list[Request], bool]:
         UserError: lists of different lengths, or empty ones.
     """
     names = {field.name for field in fields(Request)}
+    arguments = {**arguments, "content": _contents_of(arguments.get("content"))}
     if _is_pairs(arguments.get("keep_s")):
-        arguments = {**arguments, "keep_s": tuple(arguments["keep_s"])}
+        arguments["keep_s"] = tuple(arguments["keep_s"])
     lists = {name: value for name, value in arguments.items() if isinstance(value, list)}
     assert arguments.keys() <= names
     counts = {name: len(value) for name, value in lists.items()}

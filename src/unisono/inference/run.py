@@ -169,9 +169,8 @@ def _provenance(
     cfg: DictConfig, loaded: LoadedModel, pipeline: Pipeline, settings: GenerationSettings
 ) -> dict[str, Any]:
     """What makes an item what it is, beside its content."""
-    objective = pipeline.model.objective
     # How often an item's generation asks the network, and for how many predictions: guidance wants several at once.
-    levels = objective.noise_levels(settings.num_steps, settings.solver, settings.sway, settings.shift)
+    levels = pipeline.model.noise_levels(settings)
     predictions = sum(len(settings.guidance.branches(level)) for level in levels)
     return {
         "weights": loaded.weights_hash,

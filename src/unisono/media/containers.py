@@ -18,6 +18,13 @@ def zero_s(container: Any) -> float:
     return float(max(min(begins, default=0), min([*pictures, 0])))
 
 
+def film_stream(container: Any) -> Any:
+    """The first stream of moving pictures, None if there is none; the cover of a song counts as a stream too."""
+    from av.stream import Disposition
+
+    return next((s for s in container.streams.video if not s.disposition & Disposition.attached_pic), None)
+
+
 def refuse_text(file: BinaryIO, where: str, kind: str) -> None:
     """Playlists, scripts and session descriptions are text; FFmpeg would open the files and addresses they name."""
     head = file.read(4096)

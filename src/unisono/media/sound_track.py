@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from fractions import Fraction
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 from unisono.errors import UserError
 from unisono.files import replaced_file
 from unisono.media.audio import check_waveform
-from unisono.media.containers import zero_s
+from unisono.media.containers import film_stream, zero_s
 from unisono.media.video import video_info
 from unisono.timing import seconds_to_samples
 
@@ -23,6 +24,7 @@ _CODECS = {
 }
 WRITABLE_VIDEOS = tuple(_CODECS)
 _CHUNK_SAMPLES = 1024
+_NO_PLACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EPERM}
 
 
 def write_with_sound(
@@ -48,25 +50,29 @@ def write_with_sound(
     waveform = np.pad(waveform, (0, max(lacks, 0))) / max(1.0, float(np.abs(waveform).max()))
     import av
 
-    with replaced_file(path) as temporary:
-        named = temporary.with_suffix(path.suffix.lower())  # the extension tells FFmpeg the kind of container
-        try:
-            with av.open(str(source)) as given, av.open(str(named), "w") as made:
-                _copy(given, made, waveform.astype(np.float32), sample_rate, *_CODECS[path.suffix.lower()])
-            os.replace(named, temporary)
-        except (av.FFmpegError, ValueError, OSError) as error:
-            raise UserError(
-                f"{path}: the pictures of {source} cannot be written there ({error}); try .mkv, which takes all kinds"
-            ) from error
-        finally:
-            named.unlink(missing_ok=True)
+    try:
+        with replaced_file(path) as temporary:
+            named = temporary.with_suffix(path.suffix.lower())  # the extension tells FFmpeg the kind of container
+            try:
+                with av.open(str(source)) as given, av.open(str(named), "w") as made:
+                    _copy(given, made, waveform.astype(np.float32), sample_rate, *_CODECS[path.suffix.lower()])
+                os.replace(named, temporary)
+            finally:
+                named.unlink(missing_ok=True)
+    except (av.FFmpegError, ValueError, OSError) as error:
+        if getattr(error, "errno", None) in _NO_PLACE:
+            raise UserError(f"{path}: cannot be written ({error}); make room, or choose another folder") from error
+        raise UserError(
+            f"{path}: the pictures of {source} cannot be written there ({error}); try .mkv, which takes all kinds"
+        ) from error
     return path
 
 
 def _copy(given: Any, made: Any, waveform: np.ndarray, sample_rate: int, codec: str, codec_rate: int) -> None:
     import av
 
-    pictures = given.streams.video[0]
+    pictures = film_stream(given)
+    assert pictures is not None, "video_info found one"
     copied = made.add_stream_from_template(pictures)
     sound = made.add_stream(codec, rate=codec_rate)
     sound.layout = "mono"

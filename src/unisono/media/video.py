@@ -19,7 +19,7 @@ import numpy as np
 
 from unisono.errors import UserError
 from unisono.media import tolerances
-from unisono.media.containers import refuse_text, zero_s
+from unisono.media.containers import film_stream, refuse_text, zero_s
 from unisono.media.locations import Location
 from unisono.timing import frames_covering
 
@@ -186,17 +186,14 @@ class _Video:
     """The video stream of an open container; times are seconds from the container's beginning."""
 
     def __init__(self, container: Any, where: str) -> None:
-        from av.stream import Disposition
-
         self.container, self.where = container, where
         self._at_start = True
-        # The cover picture of a song counts as a video stream in containers.
-        streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
-        if not streams:
+        stream = film_stream(container)
+        if stream is None:
             kinds = {"a cover picture" if s.type == "video" else s.type for s in container.streams} or {"nothing"}
             held = ", ".join(sorted(kinds))
             raise UserError(f"{where}: has no video stream (it holds {held}); give a video or remove the line")
-        self.stream = streams[0]
+        self.stream = stream
         # Loader workers run beside each other; threads of a decoder would only get in their way.
         self.stream.codec_context.thread_count = 1
         self.zero_s = zero_s(container)

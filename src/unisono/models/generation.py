@@ -87,6 +87,10 @@ class GenerationSettings:
             self.guidance_max_sigma,
         )
 
+    def longest_s(self, can_have_windows: bool) -> float:
+        """The longest clip that may be wanted: windows make any, within an hour."""
+        return LONGEST_S if self.window_s and can_have_windows else self.max_duration_s
+
     def check_length(self, where: str, duration_s: float, can_have_windows: bool = True) -> None:
         """Refuse what would take all memory, or days.
 

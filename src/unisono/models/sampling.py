@@ -112,16 +112,18 @@ def _lengths(
     rate_hz, hop_samples = model.autoencoder.latent_rate_hz, model.autoencoder.hop_samples
     lengths = dict(enumerate(model.generated_lengths(encoded, len(batch), settings).tolist()))
     fixed = {row for content in encoded if content.alignment is Alignment.FRAMES for row in content.index.tolist()}
+    in_units = {row for content in encoded if content.alignment is Alignment.UNITS for row in content.index.tolist()}
     for row in lengths.keys() - fixed - frames.keys():
         wanted_s, recording = duration_s[row], known[row]
         if wanted_s is not None:
             lengths[row] = int(seconds_to_frames(wanted_s, rate_hz))
         elif recording is not None:
             lengths[row] = samples_to_frames(known_samples(recording), hop_samples)
-            if lengths[row] > settings.max_duration_s * rate_hz + 1:
+            longest_s = settings.longest_s(row not in in_units)
+            if lengths[row] > longest_s * rate_hz + 1:
                 raise UserError(
-                    f"{batch.audio_ids[row]}: the known recording lasts {lengths[row] / rate_hz:.3f} s, and "
-                    f"max_duration_s is {settings.max_duration_s}; raise it, or give a duration_s"
+                    f"{batch.audio_ids[row]}: the known recording lasts {lengths[row] / rate_hz:.3f} s, and at most "
+                    f"{longest_s:g} s are made (max_duration_s; an hour with window_s); raise it, or cut the recording"
                 )
     return lengths | frames
 

@@ -319,6 +319,11 @@ class UnifiedAudioModel(nn.Module):
             )
         return settings
 
+    def noise_levels(self, settings: GenerationSettings) -> list[float]:
+        """Where a generation with these settings asks the network, in order, once per evaluation."""
+        settings = self.settle(settings)
+        return self.objective.noise_levels(settings.num_steps, settings.solver, settings.sway, settings.shift)
+
     @torch.no_grad()
     def generate(
         self,
@@ -352,7 +357,7 @@ class UnifiedAudioModel(nn.Module):
         mask = length_mask(lengths, num_frames)
         predict = guided(branches, settings.guidance, mask)
         how = (settings.num_steps, settings.solver, settings.sway, settings.shift)
-        levels, start = self.objective.noise_levels(*how), noise
+        levels, start = self.noise_levels(settings), noise
         kept = keep(recordings, lengths_list, batch.audio_ids, self.autoencoder, device)
         if kept is not None:
             predict = kept.keeping(predict, self.objective, noise)

@@ -8,7 +8,7 @@ import re
 _ABBREVIATIONS = frozenset(
     (
         *("dr", "mr", "mrs", "ms", "prof", "st", "sr", "jr", "gen", "col", "capt", "lt", "sgt", "rev", "hon", "dept"),
-        *("vs", "etc", "no", "vol", "fig", "e.g", "i.e", "a.m", "p.m", "u.s", "u.k", "approx"),
+        *("vs", "etc", "vol", "fig", "e.g", "i.e", "a.m", "p.m", "u.s", "u.k", "approx"),
         *("jan", "feb", "mar", "apr", "jun", "jul", "aug", "sep", "sept", "oct", "nov", "dec"),
     )
 )
@@ -40,7 +40,8 @@ def _ends_sentence(before: str, mark: str, after: str) -> bool:
     words = before.split()
     word = words[-1].lower().lstrip("(\"'“‘") if words else ""
     initial = len(words) > 1 and len(word) == 1 and word.isalpha() and word != "i"  # "George W. Bush"
-    return not (mark == "." and (word in _ABBREVIATIONS or initial))
+    numbered = word in ("no", "nos") and after.lstrip()[:1].isdigit()
+    return not (mark == "." and (word in _ABBREVIATIONS or initial or numbered))
 
 
 def _parted(sentence: str, longest: int) -> list[str]:

@@ -22,10 +22,10 @@ from torch.optim import Optimizer
 from unisono.data.order import EvalBatches, TrainBatches, num_items, to_device
 from unisono.data.randomness import seed_all
 from unisono.errors import UserError
+from unisono.models.compilation import compile_modules
 from unisono.objectives.noise import derive_seed
 from unisono.training import run_state
 from unisono.training.checkpoint import CheckpointFolder
-from unisono.training.compilation import compile_modules
 from unisono.training.deepspeed import ZeroAccelerator, refuse_gradient_hooks
 from unisono.training.ema import ExponentialMovingAverage
 from unisono.training.metrics import MeanMetrics, MetricsFile

@@ -24,7 +24,7 @@ from unisono.inference.batch.manifest import FAILED, Manifest, Record
 from unisono.inference.batch.progress import Progress
 from unisono.inference.batch.sharing import Tally
 from unisono.inference.generated import GeneratedAudio
-from unisono.inference.pipeline import Pipeline
+from unisono.inference.pipeline import Pipeline, is_out_of_memory
 from unisono.media.audio import write_audio
 from unisono.models.generation import GenerationSettings
 from unisono.types import Sample
@@ -126,7 +126,7 @@ class Generator:
             # One of them is at fault; alone, each fails or succeeds for itself.
             return [result for sample in samples for result in self._generate([sample], task)]
         except RuntimeError as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             raise UserError(
                 f"the memory of {self.pipeline.device} does not suffice for a batch of {len(samples)} items such as "
@@ -206,7 +206,3 @@ def _pool(size: int, device: torch.device) -> Iterator[ThreadPoolExecutor]:
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from unisono.errors import UserError
+from unisono.files import exists
 from unisono.inference.model_folder.config_file import CARD, CONFIG, PARTS, WEIGHTS
-from unisono.inference.model_folder.parts import exists
 
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 # What a model folder has, and nothing else that lies in a repository.

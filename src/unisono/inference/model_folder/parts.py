@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from unisono.errors import UserError
-from unisono.files import sync_folder
+from unisono.files import exists, sync_folder
 from unisono.inference.model_folder.allowed import Node, file_setting_of
 from unisono.inference.model_folder.config_file import PARTS
 from unisono.inference.model_folder.pretrained_files import check_folder, files_to_copy, without_names
@@ -137,14 +137,6 @@ def hashed_files(folder: Path) -> dict[str, str]:
     """SHA-256 of all weights, and of all files of frozen parts, by their name within a model folder."""
     paths = [*folder.glob("*.safetensors"), *(path for path in (folder / PARTS).rglob("*") if path.is_file())]
     return {path.relative_to(folder).as_posix(): sha256(path) for path in sorted(paths)}
-
-
-def exists(path: Path) -> bool:
-    """Like ``Path.exists``, also for names that no file system takes."""
-    try:
-        return path.exists()
-    except (OSError, ValueError):
-        return False
 
 
 # -- reading ----------------------------------------------------------------------------------------------------------
