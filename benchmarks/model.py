@@ -38,9 +38,9 @@ from torch._dynamo.utils import counters
 from unisono.config import compose
 from unisono.models.backbone import DiTBlock, InputFusionDiT
 from unisono.models.backbone.modulation import NUM_SIGNALS
+from unisono.models.compilation import compile_modules
 from unisono.models.generation import Generated, GenerationSettings
 from unisono.models.layers import rotary_angles
-from unisono.models.compilation import compile_modules
 from unisono.training.fake_step import StepMeter, measure_fake_step, synthetic_batch
 from unisono.types import Batch
 

@@ -142,9 +142,8 @@ def _generate_all(pipeline: Pipeline, asked: Asked, options: Mapping[str, Any], 
             make(wanted[begin : begin + size])
             bar.n = min(begin + size, len(wanted))
     if failures:
-        listed = "\n  ".join(
-            failures[:_SHOWN] + ([f"… and {len(failures) - _SHOWN} more"] if failures[_SHOWN:] else [])
-        )
+        more = [f"… and {len(failures) - _SHOWN} more"] if len(failures) > _SHOWN else []
+        listed = "\n  ".join(failures[:_SHOWN] + more)
         raise UserError(f"{len(failures)} of {len(wanted)} sounds were not made, the others were:\n  {listed}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
@@ -30,6 +31,8 @@ from unisono.models.unified import UnifiedAudioModel
 from unisono.objectives.noise import derive_seed
 from unisono.tasks import TASKS
 from unisono.types import AudioContent, PhonemeContent, PitchContent, Sample, ScoreContent, VideoContent
+
+logger = logging.getLogger(__name__)
 
 _WITH_SPEED = {task.name for task in TASKS.values() if task.modality in ("phoneme", "score")}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -265,7 +268,8 @@ class Pipeline:
         with torch.autocast(self.device.type, torch.bfloat16) if bf16 else nullcontext():
             generated = self.model.generate(batch, seeds, settings, durations_s, callback, known)
         waveforms = [generated.waveform[row, : int(generated.lengths[row])].cpu() for row in range(len(samples))]
-        for sample, waveform in zip(samples, waveforms, strict=True):
+        for sample, waveform, wanted_s in zip(samples, waveforms, durations_s, strict=True):
+            self._warn_of_hurry(sample, len(waveform), wanted_s, settings)
             if not bool(waveform.isfinite().all()):
                 raise UserError(
                     f"{sample.item_name or sample.audio_id}: what the model made holds NaN or infinite values; its "
@@ -275,6 +279,17 @@ class Pipeline:
             GeneratedAudio(sample.audio_id, waveform.numpy(), self.sample_rate, sample.task, seed)
             for sample, waveform, seed in zip(samples, waveforms, seeds, strict=True)
         ]
+
+    def _warn_of_hurry(
+        self, sample: Sample, num_samples: int, wanted_s: float | None, settings: GenerationSettings
+    ) -> None:
+        in_units = any(isinstance(one, PhonemeContent | ScoreContent) for one in sample.content)
+        at_limit = num_samples > settings.max_duration_s * self.sample_rate - 2 * self.model.autoencoder.hop_samples
+        if in_units and at_limit and wanted_s is None:
+            logger.warning(
+                "%s: reaches max_duration_s (%g s), so it may be hurried; raise it, or give less at once",
+                *(sample.item_name or sample.audio_id, settings.max_duration_s),
+            )
 
     def _check(
         self, sample: Sample, wanted_s: float | None, settings: GenerationSettings, known: KnownAudio | None
