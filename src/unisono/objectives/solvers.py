@@ -25,7 +25,7 @@ def sigma_schedule(num_steps: int, sway: float = 0.0, shift: float = 1.0) -> lis
 
     Args:
         num_steps: solver steps.
-        sway: coefficient in [-1, 1] of Chen et al. 2024 (F5-TTS, equation 6), in time ``t = 1 - sigma``:
+        sway: coefficient in [-1, 1] of Chen et al. 2024 (F5-TTS, sway sampling), in time ``t = 1 - sigma``:
             ``t + sway * (cos(pi t / 2) - 1 + t)``. Negative values spend more steps near the noise.
         shift: of Esser et al. 2024 (equation 23, where it is ``sqrt(m / n)``), from 0.01 to 100:
             ``shift * sigma / (1 + (shift - 1) * sigma)``. Values above 1 spend more steps near the noise.
