@@ -15,10 +15,10 @@ from torch import Tensor
 def pair_noise(x0: Tensor, noise: Tensor, mask: Tensor) -> Tensor:
     """``noise (B, T, C)`` in the order that brings it nearest to ``x0``.
 
-    Tong et al. 2024 (OT-CFM) and Pooladian et al. 2023 (minibatch couplings): paths of a batch that cross less are easier
-    to learn and straighter to follow. The cost of giving noise i to item j is the mean of the squared target over j's
-    valid frames: what the loss averages, so that a long clip weighs no more than a short one. Noise is drawn for all
-    T frames and the same everywhere, so an item takes as much of any row as it is long.
+    Tong et al. 2024 (OT-CFM) and Pooladian et al. 2023 (minibatch couplings): paths of a batch that cross less are
+    easier to learn and straighter to follow. The cost of giving noise i to item j is the mean of the squared target
+    over j's valid frames: what the loss averages, so that a long clip weighs no more than a short one. Noise is drawn
+    for all T frames and the same everywhere, so an item takes as much of any row as it is long.
 
     What to know before using it:
 
