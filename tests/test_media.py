@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 
 from toy import make_tar
 from unisono.errors import UserError
-from unisono.media.audio import audio_info, open_audio, read_audio, verify_audio_file
+from unisono.media.audio import audio_info, open_audio, read_audio, verify_audio_file, write_audio
 from unisono.media.locations import Location, parse_location, read_array
 from unisono.timing import seconds_to_samples
 
@@ -392,3 +392,10 @@ def test_no_playlist_reaches_ffmpeg_whatever_its_encoding(head: str, tmp_path: P
     path.write_bytes((head + "file 'one.flac'\n").encode(errors="surrogateescape"))
     with pytest.raises(UserError, match="it is a text, such as a playlist"):
         read_audio(path, RATE)
+
+
+def test_minutes_of_vorbis_are_written(tmp_path: Path) -> None:
+    """In one piece they overflow the stack of libsndfile's coder."""
+    sound = (0.1 * np.random.default_rng(0).standard_normal(120 * 24_000)).astype(np.float32)
+    path = write_audio(tmp_path / "long.ogg", sound, 24_000)
+    assert audio_info(path).duration_s == pytest.approx(120)

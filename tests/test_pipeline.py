@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from pathlib import Path
 
@@ -193,6 +194,21 @@ def test_long_recordings_are_windowed(pipe: Pipeline) -> None:
 # -- in and out -----------------------------------------------------------------------------------------------------
 
 
+def test_numbers_of_numpy_and_torch_are_numbers(pipe: Pipeline) -> None:
+    wanted = pipe("rain", task="t2a", duration_s=0.5, seed=3, num_steps=2, guidance_scale=2.0)
+    options = {"num_steps": np.int64(2), "guidance_scale": np.float32(2)}
+    assert same(pipe("rain", task="t2a", duration_s=torch.tensor(0.5), seed=np.int64(3), **options), wanted)
+    sound = torch.from_numpy(noise(0.3)).requires_grad_()
+    assert same(pipe(task="se", audio=(sound, 24_000.0), **FAST), pipe(task="se", audio=(noise(0.3), RATE), **FAST))
+
+
+def test_threads_may_write_one_file(pipe: Pipeline, tmp_path: Path) -> None:
+    sound = GeneratedAudio("", noise(0.2), RATE)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: sound.save(tmp_path / "same.wav"), range(40)))
+    assert [path.name for path in tmp_path.iterdir()] == ["same.wav"] and len(read_audio(tmp_path / "same.wav", RATE))
+
+
 def test_what_is_saved_is_read_again(pipe: Pipeline, tmp_path: Path) -> None:
     audio = pipe("rain", task="t2a", duration_s=0.5, **FAST)
     for kind in ("wav", "flac", "ogg", "mp3"):
@@ -235,7 +251,7 @@ def test_loading_warns_of_nothing_and_a_strange_task_is_told(folder: Path, caplo
     [
         ({}, "neither a task nor an instruction"),
         ({"task": "t3a", "prompt": "x"}, "unknown task 't3a'"),
-        ({"task": "t2a"}, "text_to_audio needs text or a caption; give it as text="),
+        ({"task": "t2a"}, "text_to_audio needs text or a caption; give text"),
         ({"task": "t2a", "prompt": "  "}, "text is '  '; write some words"),
         ({"task": "t2a", "prompt": "a", "text": "b"}, "which are one; give one of them"),
         ({"task": "t2a", "prompt": "a", "audio": "x.wav"}, "text_to_audio cannot use audio; it takes text"),
@@ -257,16 +273,28 @@ def test_loading_warns_of_nothing_and_a_strange_task_is_told(folder: Path, caplo
         ({"task": "v2a", "video": "absent.mp4"}, "video 'absent.mp4' does not exist"),
         ({"task": "v2a", "video": (np.zeros((0, 8, 8, 3), np.uint8), 25.0)}, "no picture"),
         ({"task": "t2a", "prompt": "x", "duration_s": -1}, "duration_s is -1; it must be a positive"),
-        ({"task": "t2a", "prompt": "x", "duration_s": 600}, "between 0 and 30"),
+        (
+            {"task": "t2a", "prompt": "x", "duration_s": 600},
+            "30 s: raise max_duration_s, or set window_s",
+        ),
         ({"task": "t2a", "prompt": "x", "seed": -1}, "seed is -1"),
         ({"task": "t2a", "prompt": "x", "seed": 0.5}, "seed is 0.5"),
-        ({"task": "t2a", "prompt": "x", "num_steps": 0}, "num_steps (0)"),
+        ({"task": "t2a", "prompt": "x", "num_steps": 0}, "num_steps is 0"),
         ({"task": "t2a", "prompt": "x", "num_steps": 10_000}, "at most 1000"),
         ({"task": "t2a", "prompt": "x", "num_steps": "4"}, "num_steps is '4'; it must be int"),
         ({"task": "t2a", "prompt": "x", "solver": "eulr"}, "did you mean euler"),
         ({"task": "t2a", "prompt": "x", "guidance": 3}, "'guidance', which is no setting"),
         ({"task": "t2a", "prompt": "x", "speed": 0}, "speed is 0"),
         ({"task": "t2a", "prompt": "x", "batch_size": 0}, "batch_size is 0"),
+        ({"task": "t2a", "prompt": "x", "batch_size": "8"}, "batch_size is '8'"),
+        ({"task": "t2a", "prompt": "x", "callback": 3}, "callback is int"),
+        ({"prompt": 5}, "prompt is int; it must be a text"),
+        ({"task": "t2a", "prompt": "caf\udce9"}, "no valid text"),
+        ({"task": "v2a", "video": (np.zeros((25, 32, 32, 3), np.uint8), 1e-6)}, "at most 3600 s"),
+        ({"task": "v2a", "video": (np.zeros((25, 32, 32, 3), np.uint8), 0)}, "0.0 pictures a second"),
+        ({"task": "v2a", "video": (np.zeros((25, 32, 32, 3), np.uint8), "a")}, "no path and no pair"),
+        ({"task": "se", "audio": (noise(0.1) * 1e9, RATE)}, "full scale is 1"),
+        ({"task": "se", "audio": (np.zeros((9, 0), np.float32), RATE)}, "(samples, channels)"),
         ({"task": "t2a", "prompt": ["x", "y"], "seed": [1, 2, 3]}, "prompt has 2, seed has 3"),
         ({"task": "t2a", "prompt": []}, "not empty"),
         ({"task": "se", "content": (TextContent("rain"),)}, "needs content of audio"),
@@ -275,7 +303,7 @@ def test_loading_warns_of_nothing_and_a_strange_task_is_told(folder: Path, caplo
         ({"task": "t2a", "prompt": "x", "speed": 3.0}, "speed is for speech and singing, not for text_to_audio"),
         ({"task": "svs", "score": "C4:0.5:la " * 90}, "duration_s is 45"),
         ({"task": "tts", "text": ["Hi.", "Ho."], "speaker": ["en-us", "zoe"]}, "request 2 of 2: speaker 'zoe'"),
-        ({"task": "t2a", "prompt": "x", "keep_s": ((0, 1),)}, "give the recording as original="),
+        ({"task": "t2a", "prompt": "x", "keep_s": ((0, 1),)}, "give the recording as original"),
         ({"task": "t2a", "prompt": "x", "original": (noise(0.5), RATE), "keep_s": (0, 1)}, "give pairs of seconds"),
         ({"task": "t2a", "prompt": "x", "original": (noise(0.5), RATE), "keep_s": ((0.3, 0.9),)}, "0.9"),
         ({"task": "tts", "prompt": "Hi. Ho.", "original": (noise(0.5), RATE)}, "2 sentences"),

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -97,7 +99,9 @@ def replaced_file(path: Path) -> Iterator[Path]:
     Several processes may replace one file: the last one wins, and none sees half of it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Threads may write one file as well; what a file system takes for a name is 255 bytes.
+    short = path.name if len(os.fsencode(path.name)) <= 200 else path.name[:40]
+    temporary = path.with_name(f".{short}.{os.getpid()}.{threading.get_native_id()}.tmp")
     try:
         yield temporary
         sync_path(temporary)  # else a power cut may leave the new name with an empty file
@@ -105,6 +109,24 @@ def replaced_file(path: Path) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+_TEMPORARY = re.compile(r"\..+\.(\d+)\.\d+\.(tmp|\w+)")
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Remove what ``replaced_file`` was writing in processes of this machine that are gone."""
+    for path in folder.glob(".*.*.*.*"):
+        match = _TEMPORARY.fullmatch(path.name)
+        if match is None or not path.is_file():
+            continue
+        try:
+            os.kill(int(match[1]), 0)
+        except (ProcessLookupError, OverflowError):
+            logger.info("%s: removed, a killed run left it", path)
+            path.unlink(missing_ok=True)
+        except PermissionError:  # somebody else's, and alive
+            continue
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import glob
+import io
 import json
 import logging
-import os
 import re
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import count
+from contextlib import suppress
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unisono.errors import UserError
 from unisono.files import exists
+from unisono.inference.input_files import expanded
+from unisono.inference.output_paths import check_extension, extension, free, is_folder, make_writable, name_of
+from unisono.models.generation import GenerationOptions
 from unisono.tasks import TASKS, get_task
 
 if TYPE_CHECKING:
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
 DEMO_MODELS = (Path("experiments/demo/model"), Path("experiments/demo_fast/model"))
 _AUDIO = frozenset((".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff", ".au", ".opus", ".m4a", ".aac"))
 _VIDEO = frozenset((".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts"))
-_LONGEST_NAME, _SHOWN = 40, 20
+_SHOWN = 20
 
 
 @dataclass(frozen=True)
@@ -81,12 +84,15 @@ def run(asked: Asked) -> None:
         UserError: what cannot be done; where there are several sounds, those that could be are made nevertheless.
     """
     _log(asked.quiet)
+    for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a letter must not cost the sounds that follow
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     options = _options(asked)
     task, prompts = _task_and_prompts(asked)
     wanted = list(_wanted(asked, task, prompts))
     folder = _model(asked.model)
     for path in {one.path.parent for one in wanted}:
-        _make_writable(path)
+        make_writable(path)
     from unisono.inference.pipeline import Pipeline
 
     pipeline = Pipeline.from_pretrained(folder, asked.device, asked.dtype)
@@ -103,19 +109,28 @@ def _log(quiet: bool) -> None:
 
 def _options(asked: Asked) -> dict[str, Any]:
     """The settings of generation that were asked for."""
-    import yaml
-
     options = {name: value for name, value in asked.options.items() if value is not None}
+    known = [field.name for field in fields(GenerationOptions)]
     for text in asked.settings:
-        name, equals, value = text.partition("=")
-        try:
-            read = yaml.safe_load(value)
-        except yaml.YAMLError:
-            equals = ""
-        if not equals:
+        name, _, value = (part.strip() for part in text.partition("="))
+        if not value:
             raise UserError(f"--set {text}: write NAME=VALUE, such as window_s=5")
-        options[name.strip()] = read
+        if name not in known:
+            raise UserError(f"--set {text}: {name!r} is no setting; choose from {', '.join(known)}")
+        if name in options:
+            raise UserError(f"{name} is there twice; give it once")
+        options[name] = _value(value)
     return options
+
+
+def _value(text: str) -> Any:
+    """A number, true, false, or the text."""
+    if text in ("true", "false"):
+        return text == "true"
+    for kind in (int, float):
+        with suppress(ValueError):
+            return kind(text)
+    return text
 
 
 def _generate_all(pipeline: Pipeline, asked: Asked, options: Mapping[str, Any], wanted: Sequence[_Wanted]) -> None:
@@ -124,7 +139,9 @@ def _generate_all(pipeline: Pipeline, asked: Asked, options: Mapping[str, Any], 
     size = asked.batch_size if pipeline.device.type == "cuda" else 1
     failures: list[str] = []
     # Files are written after each batch: what is made is not lost if the next one fails.
-    with tqdm(total=len(wanted), unit="sound", disable=True if asked.quiet else None, leave=False) as bar:
+    with tqdm(
+        total=len(wanted), unit="sound", disable=True if asked.quiet or sys.stderr is None else None, leave=False
+    ) as bar:
 
         def make(chunk: Sequence[_Wanted]) -> None:
             try:
@@ -181,10 +198,19 @@ def _report(asked: Asked, path: Path, sound: GeneratedAudio, seconds: float) -> 
             **{"duration_s": round(sound.duration_s, 4), "sample_rate": sound.sample_rate},
             **{"seconds": round(seconds, 3)},
         }
-        print(json.dumps(record, ensure_ascii=False), flush=True)
+        _say(json.dumps(record, ensure_ascii=False))
     elif not asked.quiet:
         why = f" (picked: {sound.reason})" if sound.reason else ""
-        print(f"{path}: {sound.duration_s:.2f} s of {sound.task}{why}, seed {sound.seed}, {seconds:.1f} s", flush=True)
+        _say(f"{path}: {sound.duration_s:.2f} s of {sound.task}{why}, seed {sound.seed}, {seconds:.1f} s")
+
+
+def _say(line: str) -> None:
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:
+        raise  # whoever listened has left
+    except OSError as error:
+        raise UserError(f"{line.partition(': ')[0]} is written, but standard output cannot be ({error})") from error
 
 
 # -- what is asked --------------------------------------------------------------------------------------------------
@@ -210,10 +236,19 @@ def _task_and_prompts(asked: Asked) -> tuple[str | None, list[str | None]]:
 
 
 def _lines() -> Iterator[str]:
-    lines = [line.strip() for line in sys.stdin.read().splitlines() if line.strip()]
+    lines = [line.strip() for line in _standard_input().splitlines() if line.strip()]
     if not lines:
         raise UserError("nothing came from standard input; give one prompt a line")
     yield from lines
+
+
+def _standard_input() -> str:
+    if sys.stdin is None:
+        raise UserError("standard input is closed; give the text on the command line, or as --text-file FILE")
+    try:
+        return sys.stdin.buffer.read().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"standard input is no text ({error}); give UTF-8") from error
 
 
 def _text(asked: Asked) -> str | None:
@@ -222,8 +257,8 @@ def _text(asked: Asked) -> str | None:
     if asked.text is not None:
         raise UserError("there are --text and --text-file; give one of them")
     if asked.text_file == "-":
-        return sys.stdin.read()
-    path = Path(asked.text_file)
+        return _standard_input()
+    path = expanded(asked.text_file)
     try:
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -234,7 +269,7 @@ def _inputs(given: Sequence[str], kinds: frozenset[str], option: str) -> list[Pa
     """Files that are named, match a pattern, or lie in a folder."""
     found: list[Path] = []
     for name in given:
-        path = Path(name).expanduser() if name.startswith("~") else Path(name)
+        path = expanded(name)
         if exists(path) and path.is_dir():
             seen = (p for p in path.rglob("*") if not any(part.startswith(".") for part in p.relative_to(path).parts))
             own = sorted(p for p in seen if p.suffix.lower() in kinds and p.is_file())
@@ -268,19 +303,19 @@ def _wanted(asked: Asked, task: str | None, prompts: Sequence[str | None]) -> It
         for prompt in prompts
         for file in files or (None,)
     ]
-    named = [asked.original, asked.score, asked.speaker, asked.text_file]
-    inputs = {Path(name).resolve() for name in (*files, *named) if name is not None and exists(Path(name))}
+    named = [expanded(name) for name in (asked.original, asked.score, asked.speaker, asked.text_file) if name]
+    inputs = {path.resolve() for path in (*files, *named) if exists(path)}
     taken: set[Path] = set()
-    names = [_name(sound, asked) for sound in sounds]
-    folder = asked.output if asked.output is not None and _is_folder(asked, len(sounds)) else None
+    names = [name_of(sound, asked.output is not None) for sound in sounds]
+    folder = asked.output if asked.output is not None and is_folder(asked.output, len(sounds)) else None
     for sound, name in zip(sounds, names, strict=True):
         for variation in range(asked.variations):
             number = f"_{variation + 1}" if asked.variations > 1 else ""
             if asked.output is None or folder is not None:
-                path = _free((folder or Path()) / f"{name}{number}{_extension(sound)}", taken, fresh=folder is None)
+                path = free((folder or Path()) / f"{name}{number}{extension(sound)}", taken, fresh=folder is None)
             else:
                 path = asked.output.with_stem(asked.output.stem + number)
-            _check_extension(path, sound["video"])
+            check_extension(path, sound["video"])
             if path.resolve() in inputs:
                 raise UserError(f"{path} is an input; name another output")
             taken.add(path)
@@ -301,54 +336,6 @@ def _spans(given: Sequence[str]) -> tuple[tuple[float, float | None], ...] | Non
     return tuple(spans) or None
 
 
-def _is_folder(asked: Asked, count_of_sounds: int) -> bool:
-    """Whether the output is meant to be a folder."""
-    assert asked.output is not None
-    if asked.output.is_dir() or not asked.output.suffix:
-        return True
-    if count_of_sounds > 1:
-        raise UserError(f"-o {asked.output} is one file for {count_of_sounds} sounds; name a folder")
-    return False
-
-
-def _check_extension(path: Path, video: Path | None) -> None:
-    """Before anything is generated."""
-    from unisono.media.audio import WRITABLE_FORMATS
-    from unisono.media.sound_track import WRITABLE_VIDEOS
-
-    writable = [f".{name.lower()}" for name in WRITABLE_FORMATS] + list(WRITABLE_VIDEOS if video is not None else ())
-    if path.suffix.lower() not in writable:
-        raise UserError(f"-o {path}: cannot write {path.suffix!r} here; use {', '.join(writable)}")
-
-
-def _extension(sound: Mapping[str, Any]) -> str:
-    from unisono.media.sound_track import WRITABLE_VIDEOS
-
-    if sound["video"] is None:
-        return ".wav"
-    own = Path(sound["video"]).suffix.lower()
-    return own if own in WRITABLE_VIDEOS else ".mkv"  # which takes all kinds of pictures
-
-
-def _name(sound: Mapping[str, Any], asked: Asked) -> str:
-    """Of an output whose name was not given: the input's, or the words'."""
-    source = sound["audio"] or sound["video"]
-    if source is not None:
-        return f"{source.stem}_{get_task(sound['task']).short}" if sound["task"] and not asked.output else source.stem
-    words = sound["prompt"] or sound["text"] or sound["score"] or "sound"
-    slug = re.sub(r"[^\w]+", "_", str(words).lower()).strip("_")
-    return slug[:_LONGEST_NAME].strip("_") or "sound"
-
-
-def _free(path: Path, taken: set[Path], fresh: bool) -> Path:
-    """``path``, numbered where another output has this name, or a file where nobody asked for it."""
-    for number in count(2):
-        if path not in taken and not (fresh and path.exists()):
-            return path
-        path = path.with_stem(f"{re.sub(r'_[0-9]+$', '', path.stem) if number > 2 else path.stem}_{number}")
-    raise AssertionError
-
-
 def _model(name: str | None) -> str | Path:
     if name is not None:
         return name
@@ -356,13 +343,3 @@ def _model(name: str | None) -> str | Path:
     if found is None:
         raise UserError("there is no model of the demo here (experiments/demo/model); run make demo, or give --model")
     return found
-
-
-def _make_writable(folder: Path) -> None:
-    """Raise before the work, not after it."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be made ({error}); choose another output") from error
-    if not os.access(folder, os.W_OK):
-        raise UserError(f"{folder}: cannot be written to; choose another output, or change its permissions")

@@ -15,16 +15,25 @@ from unisono.media.audio import audio_info, check_sample_rate, check_waveform, r
 from unisono.models.generation import LONGEST_S
 from unisono.scores import Score, parse_score, read_score
 
+_LOUDEST = 100.0  # more is another scale, such as that of integers
 _SCORE_FILE = re.compile(r"\.(midi?|musicxml|xml|mxl)$", re.IGNORECASE)
+
+
+def expanded(path: str | os.PathLike) -> Path:
+    """A path as it was typed, ``~`` being somebody's home; its name must be one that all libraries take."""
+    try:
+        found = Path(path).expanduser() if os.fspath(path).startswith("~") else Path(path)
+        os.fspath(found).encode()
+    except (RuntimeError, UnicodeEncodeError) as error:
+        raise UserError(f"{os.fsencode(path)!r} is no usable path ({error}); rename it, or write it out") from error
+    return found
 
 
 def existing(path: Any, what: str) -> Path:
     """A file that is there."""
     if not isinstance(path, str | os.PathLike):
         raise UserError(f"{what} is {type(path).__name__}; give the path of a file")
-    found = Path(path)
-    if str(found).startswith("~"):
-        found = found.expanduser()
+    found = expanded(path)
     if not exists(found) or not found.is_file():
         kind = "is no file" if exists(found) else "does not exist"
         raise UserError(f"{what} {str(path)[:200]!r} {kind}; give the path of a file")
@@ -51,15 +60,20 @@ def waveform(given: Any, sample_rate: int, what: str = "audio") -> np.ndarray:
         samples, rate = given.waveform, given.sample_rate
     else:
         raise UserError(f"{what} is {type(given).__name__}; give a path, or (waveform, sample_rate)")
+    rate = int(rate) if isinstance(rate, float) and rate.is_integer() else rate
     check_sample_rate(rate, what)
+    if hasattr(samples, "detach"):  # a tensor
+        samples = samples.detach().float().cpu()
     samples = np.asarray(samples)
-    if samples.ndim == 2 and samples.shape[1] <= 64:
+    if samples.ndim == 2 and 0 < samples.shape[1] <= 64:
         samples = samples.mean(axis=1)
     if samples.ndim != 1 or samples.dtype.kind != "f":
         raise UserError(
             f"{what} has samples of {samples.dtype} in shape {samples.shape}; they must be floats from -1 to 1, "
-            "(samples,) or (samples, channels)"
+            "(samples,) or (samples, channels): divide int16 by 32768, transpose (channels, samples)"
         )
+    if samples.size and float(np.abs(np.nan_to_num(samples)).max()) > _LOUDEST:
+        raise UserError(f"{what} has samples up to {np.abs(samples).max():g}; full scale is 1: scale it down")
     check_waveform(samples, what)
     refuse_long(len(samples) / rate, what)
     samples = samples.astype(np.float32)

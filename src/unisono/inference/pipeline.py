@@ -43,7 +43,7 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        device = torch.device(name)
+        device = torch.device(str(name))
     except RuntimeError as error:
         raise UserError(f"device is {name!r}; use auto, cpu, cuda or cuda:N") from error
     if device.type not in ("cpu", "cuda"):
@@ -116,6 +116,8 @@ class Pipeline:
             dtype: float32 or bfloat16, see ``Pipeline``.
             compile: the backbone's blocks, by ``torch.compile``: the first sounds take longer, the others less.
         """
+        if not isinstance(name, str | os.PathLike):
+            raise UserError(f"the model is {type(name).__name__}; give a folder, or an id on the Hugging Face Hub")
         chosen = choose_device(device)
         model, cfg = load_model_folder(name, allow)
         if compile:
@@ -124,7 +126,10 @@ class Pipeline:
 
     def save_pretrained(self, folder: str | os.PathLike) -> Path:
         """Write a portable model folder, with a card."""
-        return save_model_folder(Path(folder), self.model, self.cfg, {})
+        try:
+            return save_model_folder(Path(folder), self.model, self.cfg, {})
+        except OSError as error:
+            raise UserError(f"{folder}: cannot be written ({error}); make room, or choose another folder") from error
 
     def __call__(
         self,
@@ -162,8 +167,10 @@ class Pipeline:
         Raises:
             UserError: names the request, what is wrong with it and what to do.
         """
-        if batch_size < 1:
-            raise UserError(f"batch_size is {batch_size}; it must be at least 1")
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise UserError(f"batch_size is {batch_size!r}; it must be a whole number from 1")
+        if callback is not None and not callable(callback):
+            raise UserError(f"callback is {type(callback).__name__}; give a function of two numbers")
         given = {
             **{"prompt": prompt, "task": task, "text": text, "speaker": speaker, "score": score, "audio": audio},
             **{"video": video, "content": content, "instruction": instruction, "language": language},
@@ -299,10 +306,8 @@ class Pipeline:
         units = [one for one in sample.content if isinstance(one, PhonemeContent | ScoreContent | PitchContent)]
         limit_s = settings.longest_s(can_have_windows=not units)
         if wanted_s is not None and not 0 < wanted_s <= limit_s:
-            raise UserError(
-                f"{where}: duration_s is {wanted_s}; it must lie between 0 and {limit_s:g} s"
-                f"{'' if limit_s == LONGEST_S else ' (max_duration_s)'}"
-            )
+            remedy = "" if limit_s == LONGEST_S else ": raise max_duration_s" + ("" if units else ", or set window_s")
+            raise UserError(f"{where}: duration_s is {wanted_s:g}; it must lie between 0 and {limit_s:g} s{remedy}")
         if wanted_s is None and not sample.content and known is None:
             raise UserError(f"{where}: there is no content, so nothing tells a length; give duration_s")
         for content in sample.content:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -142,6 +142,12 @@ class RequestReader:
     def _settled(self, request: Request) -> tuple[Request, Task, str]:
         """The request with its prompt where it belongs, its task, and why that."""
         reason = ""
+        for name in ("prompt", "task", "text", "instruction"):
+            value = getattr(request, name)
+            if value is not None and not isinstance(value, str):
+                raise UserError(f"{name} is {type(value).__name__}; it must be a text")
+            if value is not None and value != value.encode("utf-8", "ignore").decode():
+                raise UserError(f"{name} is {value[:60]!a}, which is no valid text (UTF-8); write it anew")
         if request.task is not None:
             task = get_task(request.task)
         elif request.prompt is None:
@@ -169,7 +175,7 @@ class RequestReader:
                 )
         if getattr(request, carrier) is None:
             needed = {"text": "text or a caption", "score": "a score", "audio": "a recording (audio)"}
-            raise UserError(f"{task.name} needs {needed.get(carrier, carrier)}; give it as {carrier}=")
+            raise UserError(f"{task.name} needs {needed.get(carrier, carrier)}; give {carrier}")
         unused = [name for name in _INPUTS if getattr(request, name) is not None and name not in (carrier, *beside)]
         if unused:
             raise UserError(
@@ -200,7 +206,7 @@ class RequestReader:
     def _known(self, request: Request) -> KnownAudio | None:
         if request.original is None:
             if request.keep_s is not None:
-                raise UserError("keep_s says what is kept, but not of what; give the recording as original=")
+                raise UserError("keep_s says what is kept, but not of what; give the recording as original")
             return None
         waveform = input_files.waveform(request.original, self.sample_rate, "original")
         end_s = len(waveform) / self.sample_rate
@@ -219,8 +225,7 @@ class RequestReader:
 
         settings = self.inputs
         if isinstance(request.video, tuple):
-            pictures, rate_hz = request.video
-            return VideoContent(float(rate_hz), frames=torch.as_tensor(np.ascontiguousarray(pictures)))
+            return _pictures(request.video)
         path = input_files.existing(request.video, "video")
         input_files.refuse_long(video_info(path).duration_s, f"video {path}")
         if settings.video_encoder is not None:
@@ -288,7 +293,7 @@ class RequestReader:
             return given
         if isinstance(given, np.ndarray | torch.Tensor):
             return torch.as_tensor(given, dtype=torch.float32)
-        if isinstance(given, str) and not exists(Path(given)):
+        if (isinstance(given, str) and not exists(input_files.expanded(given))) or given == "":
             near = nearest(given, self.speakers, 1)
             hint = f"; did you mean {near[0]}?" if near else ""
             known = ", ".join(self.speakers[:20]) or "none by name"
@@ -296,7 +301,8 @@ class RequestReader:
         if self.inputs.speaker_encoder is None:
             known = ", ".join(self.speakers[:20]) or "it has none"
             raise UserError(
-                f"speaker is the recording {given}, but the model was not trained with one known encoder of voices; "
+                f"speaker is the recording {str(given)[:80]}, but the model was not trained with one known encoder of "
+                "voices; "
                 f"give a name ({known}), or a vector"
             )
         from unisono.features.speaker import shared_speaker_encoder
@@ -314,6 +320,20 @@ def _names_of_inputs(request: Request) -> set[str]:
     return names
 
 
+def _pictures(given: tuple) -> VideoContent:
+    """``(pictures, rate_hz)``; ``check_sample`` looks at the pictures."""
+    try:
+        pictures, rate = given
+        rate_hz = float(rate)
+    except (TypeError, ValueError) as error:
+        raise UserError("video is no path and no pair; give (pictures uint8 (T, H, W, 3), rate_hz)") from error
+    if not 0 < rate_hz < math.inf:
+        raise UserError(f"video has {rate_hz} pictures a second; that must be a positive number")
+    frames = torch.as_tensor(np.ascontiguousarray(pictures))
+    input_files.refuse_long(len(frames) / rate_hz if frames.dim() else 0.0, "video")
+    return VideoContent(rate_hz, frames=frames)
+
+
 def _checked_seed(seed: Any) -> int:
     try:
         number = -1 if isinstance(seed, bool) else operator.index(seed)
@@ -327,6 +347,8 @@ def _checked_seed(seed: Any) -> int:
 def _checked_duration(duration_s: Any) -> float | None:
     if duration_s is None:
         return None
+    if isinstance(duration_s, torch.Tensor) and duration_s.dim() == 0:
+        duration_s = duration_s.item()
     if isinstance(duration_s, bool) or not isinstance(duration_s, int | float | np.number) or not duration_s > 0:
         raise UserError(f"duration_s is {duration_s!r}; it must be a positive number of seconds")
     return float(duration_s)

@@ -28,6 +28,7 @@ AudioPath = str | os.PathLike | Location
 WRITABLE_FORMATS = ("WAV", "FLAC", "OGG", "MP3")
 _BLOCK_FRAMES = 1 << 20
 _COMPARED_FRAMES = 64
+_WRITTEN_FRAMES = 1 << 16
 _EVERYTHING = 1 << 40  # more than a header promises: some only estimate
 _SAMPLE_TYPES = tuple(map(np.dtype, ("int16", "int32", "float16", "float32", "float64")))
 # A part of a recording is resampled with its surroundings, so that it sounds as it does within the whole.
@@ -347,11 +348,11 @@ def write_audio(path: str | os.PathLike, waveform: np.ndarray, sample_rate: int)
         raise UserError(f"{path}: cannot write audio of the kind {path.suffix!r}; use .wav, .flac, .ogg or .mp3")
     try:
         with replaced_file(path) as temporary:
-            sf.write(
-                *(temporary, waveform, sample_rate),
-                format=file_format,
-                subtype="PCM_16" if file_format in ("WAV", "FLAC") else None,
-            )
+            subtype = "PCM_16" if file_format in ("WAV", "FLAC") else None
+            with sf.SoundFile(temporary, "w", sample_rate, 1, subtype, format=file_format) as file:
+                # In parts: libsndfile's Vorbis coder overflows the stack when it is given two minutes at once.
+                for begin in range(0, len(waveform), _WRITTEN_FRAMES):
+                    file.write(waveform[begin : begin + _WRITTEN_FRAMES])
     except (OSError, sf.LibsndfileError) as error:  # the latter where the disk is full, too
         raise UserError(f"{path}: cannot be written ({error}); make room, or choose another folder") from error
     return path

@@ -57,10 +57,10 @@ class GenerationSettings:
     window_overlap: float = 0.25
 
     def __post_init__(self) -> None:
-        if self.num_steps < 1 or not 0 < self.max_duration_s < math.inf:
-            raise UserError(
-                f"num_steps ({self.num_steps}) and max_duration_s ({self.max_duration_s}) must be positive and finite"
-            )
+        if self.num_steps < 1:
+            raise UserError(f"num_steps is {self.num_steps}; at least 1 is needed, and 8 to 32 are common")
+        if not 0 < self.max_duration_s < math.inf:
+            raise UserError(f"max_duration_s is {self.max_duration_s}; it must be a positive number of seconds")
         if not 0.1 <= self.speed <= 10:
             raise UserError(f"speed is {self.speed}; it must lie between 0.1 and 10 (2: twice as fast)")
         if self.num_steps > MAX_STEPS:

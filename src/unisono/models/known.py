@@ -86,8 +86,13 @@ class Kept:
         waveform = waveform.clone()
         longest = seconds_to_samples(CROSS_FADE_S, sample_rate)
         for row, (spans, original) in enumerate(zip(self.spans, self.waveforms, strict=True)):
+            if not spans:
+                continue
+            assert original is not None, "spans are of a recording"
+            # A file holds what is within ±1: not what is kept is to give way, should more be generated.
+            limit = original.abs().max().to(waveform).clamp_min(1.0)
+            waveform[row] /= (waveform[row].abs().max() / limit).clamp_min(1.0)
             for number, span in enumerate(spans):
-                assert original is not None, "spans are of a recording"
                 kept = original[span.start : span.stop].to(waveform)
                 # Two spans share the gap between them.
                 before = span.start if number == 0 else (span.start - spans[number - 1].stop) // 2
@@ -96,9 +101,9 @@ class Kept:
                     after = (spans[number + 1].start - span.stop) // 2
                 before, after = min(before, longest, len(kept)), min(after, longest, len(kept))
                 side = waveform[row, span.start - before : span.start]
-                side.copy_(_cross_fade(kept[:before], side.flip(0)).flip(0))
+                side.copy_(_cross_fade(kept[:before], side.flip(0)).flip(0).clamp(-limit, limit))
                 side = waveform[row, span.stop : span.stop + after]
-                side.copy_(_cross_fade(kept[len(kept) - after :].flip(0), side))
+                side.copy_(_cross_fade(kept[len(kept) - after :].flip(0), side).clamp(-limit, limit))
                 waveform[row, span.start : span.stop] = kept
         return waveform
 

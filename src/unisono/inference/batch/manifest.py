@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,13 +17,13 @@ from typing import Any
 
 from unisono.data.manifest import write_jsonl
 from unisono.errors import UserError
+from unisono.files import remove_abandoned
 
 logger = logging.getLogger(__name__)
 
 Key = tuple[str, str]  # task, audio_id
 Record = dict[str, Any]
 FAILED = "failed"  # field of a part's line: why there is no audio
-_TEMPORARY = re.compile(r"\..+\.\d+\.tmp")  # what files.replaced_file writes to
 
 
 class Manifest:
@@ -76,10 +75,8 @@ class Manifest:
     def remove_temporary_files(self) -> None:
         """What a process that was killed was writing."""
         folders = [self.folder, *(path for path in self.folder.iterdir() if path.is_dir())]
-        for path in (path for folder in folders for path in folder.glob(".*.tmp")):
-            if _TEMPORARY.fullmatch(path.name):
-                logger.info("%s: removed, a killed run left it", path)
-                path.unlink(missing_ok=True)
+        for folder in folders:
+            remove_abandoned(folder)
 
 
 def _whole_lines(path: Path) -> Iterator[Record]:

@@ -100,7 +100,8 @@ def checked_options(given: Mapping[str, Any], place: str = "the arguments") -> G
     Raises:
         UserError: no such setting, or not of its kind.
     """
-    return GenerationOptions(**_checked({name: value for name, value in given.items() if value is not None}, place))
+    plain = {name: value.item() if hasattr(value, "item") else value for name, value in given.items()}  # numpy, torch
+    return GenerationOptions(**_checked({name: value for name, value in plain.items() if value is not None}, place))
 
 
 def _mapping(node: Any, place: str) -> Mapping[str, Any]:
@@ -120,6 +121,7 @@ def _checked(node: Any, place: str) -> dict[str, Any]:
             value = float(value)
         if type(value) not in allowed or (isinstance(value, float) and not math.isfinite(value)):
             wanted = " or ".join(sorted("null" if kind is NoneType else kind.__name__ for kind in allowed))
+            wanted = f"finite {wanted}" if isinstance(value, float) and float in allowed else wanted
             raise UserError(f"{place}.{name} is {value!r:.100}; it must be {wanted}")
     return dict(node or {})
 
