@@ -321,7 +321,7 @@ def test_a_speaker_embedding_that_is_none_is_refused_by_line(task: str, values: 
 
 @pytest.mark.parametrize("wanted_s", [0.0, -1.0, 60.5, float("nan"), float("inf")])
 def test_a_length_outside_the_limits_is_refused(pipeline: Pipeline, wanted_s: float) -> None:
-    with pytest.raises(UserError, match=rf"duration_s is {wanted_s}; it must lie between 0 and 60\.0 s"):
+    with pytest.raises(UserError, match=rf"duration_s is {wanted_s:g}; it must lie between 0 and 60 s"):
         generate(pipeline, sample_of(TextContent("a")), duration_s=[wanted_s])
 
 

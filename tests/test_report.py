@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from unisono.errors import UserError
 from unisono.evaluation import curves
 from unisono.evaluation.metric import EvaluationItem
 from unisono.evaluation.pictures import HEIGHT_PX, WIDTH_PX, colour_palette, frequency_ticks, mel_picture, time_ticks
@@ -237,7 +238,7 @@ def test_a_report_that_fails_leaves_the_old_one(items, tmp_path, monkeypatch):
         raise OSError("no space left on device")
 
     monkeypatch.setattr("unisono.files.os.replace", disk_full)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(UserError, match="no space"):
         run(items[:2], tmp_path)
     assert (tmp_path / "report.html").read_bytes() == before
     assert not list(tmp_path.glob(".*"))

@@ -65,13 +65,16 @@ def at_least_float32(x: Tensor) -> Tensor:
 
 
 def fused_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-    """Scaled dot-product attention over ``(B, H, T, E)``; in float32 on a CPU.
+    """Scaled dot-product attention over ``(B, H, T, E)``; in float32 where a CPU is to have gradients.
 
-    The CPU kernel takes two to five times as long for the backward pass in bfloat16 (benchmarks/attention.py).
+    The CPU kernel takes two to five times as long for the backward pass in bfloat16, and is faster for the forward pass
+    alone (benchmarks/attention.py).
     """
     if query.device.type != "cpu":
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
     with torch.autocast("cpu", enabled=False):
+        if not torch.is_grad_enabled():
+            return F.scaled_dot_product_attention(query.to(value.dtype), key.to(value.dtype), value, attn_mask=mask)
         query, key, wide = (at_least_float32(x) for x in (query, key, value))
         attended = F.scaled_dot_product_attention(query, key, wide, attn_mask=mask)
     return attended.to(value.dtype)
