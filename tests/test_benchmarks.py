@@ -12,6 +12,7 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 CASES = {
     "blocks": ("model.py", "blocks", "--sizes", "tiny", "--precisions", "no", "--batch", "1", "--seconds", "1"),
     "steps": ("model.py", "steps", "--sizes", "tiny", "--precisions", "bf16", "--batch", "1", "--seconds", "1"),
+    "generation": ("generation.py", "--dtypes", "float32", "--num-steps", "1", "--seconds", "1", "--batch", "2"),
     "loader": ("loader.py", "--clips", "32", "--rounds", "1", "--seconds", "0.2"),
     "training from the cache": ("loader.py", "--training", "--clips", "32", "--rounds", "1"),
     "long manifest": ("loader.py", "--index", "2000"),
@@ -24,7 +25,7 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_benchmark_runs(name: str, tmp_path: Path) -> None:
     script, *arguments = CASES[name]
-    repeats = ["--repeats", "1"] if script == "model.py" else []
+    repeats = ["--repeats", "1"] if script in ("model.py", "generation.py") else []
     run = subprocess.run(
         [sys.executable, BENCHMARKS / script, *arguments, *repeats], cwd=tmp_path, capture_output=True, text=True
     )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from pathlib import Path
@@ -341,3 +343,17 @@ def test_compiled_is_the_same_but_for_rounding(folder: Path, pipe: Pipeline) -> 
         a, b = made.waveform, wanted.waveform
         assert np.corrcoef(a, b)[0, 1] > 0.99, seconds
     assert 0 < counters["stats"]["unique_graphs"] <= 4, "one program, not one for each length"
+
+
+def test_what_takes_seconds_to_import_is_not_imported(folder: Path) -> None:
+    """A model is ready in less than two seconds (benchmarks/generation.py), most of which is torch's own import."""
+    heavy = ("transformers", "diffusers", "torch.distributed.tensor", "scipy.signal", "scipy.stats", "sympy", "music21")
+    code = f"""
+import sys
+from unisono import Pipeline
+pipe = Pipeline.from_pretrained({str(folder)!r}, device="cpu")
+pipe("rain", task="t2a", duration_s=0.2, num_steps=1).save({str(folder.parent / "rain.wav")!r})
+print([name for name in {heavy!r} if name in sys.modules])
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.stdout == "[]\n", run.stdout + run.stderr
