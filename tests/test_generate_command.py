@@ -201,6 +201,25 @@ def test_a_video_of_a_kind_that_is_not_written_becomes_one_that_is(model: Path, 
     assert "cannot write '.avi' here" in refused(model, "v2a", "--video", "film.avi", "-o", "x.avi")
 
 
+def test_ten_minutes_are_a_slip_unless_they_are_allowed(model: Path, here: Path) -> None:
+    windows = ("--set", "window_s=5")
+    message = refused(model, "t2a", "rain", "--duration", 600, *windows)
+    assert "duration_s is 600; it must lie between 0 and 300 s: raise max_duration_s" in message
+    done(model, "t2a", "rain", "--duration", 310, *windows, "--set", "max_duration_s=900", "-o", "long.ogg")
+    assert sf.info("long.ogg").duration == 310
+
+
+def test_notes_that_overlap_are_refused(model: Path, here: Path) -> None:
+    import mido
+
+    track = mido.MidiTrack()
+    for note, kind, ticks in ((60, "note_on", 0), (64, "note_on", 100), (60, "note_off", 300), (64, "note_off", 100)):
+        track.append(mido.Message(kind, note=note, velocity=64, time=ticks))
+    mido.MidiFile(tracks=[track]).save("chord.mid")
+    message = refused(model, "svs", "--score", "chord.mid", "--text", "la la")
+    assert "chord.mid" in message and "one note at a time" in message and os.listdir() == ["chord.mid"]
+
+
 def test_any_setting_can_be_set(model: Path, here: Path) -> None:
     done(model, "t2a", "rain", "-o", "r.wav", "--duration", 40, "--set", "window_s=5", "--set", "max_duration_s=20")
     assert sf.info("r.wav").duration == 40

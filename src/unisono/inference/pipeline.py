@@ -26,7 +26,7 @@ from unisono.inference.model_folder import (
 from unisono.inference.planning import Plan, RequestReader
 from unisono.inference.requests import requests_of
 from unisono.models.compilation import compile_modules
-from unisono.models.generation import LONGEST_S, GenerationOptions, GenerationSettings, KnownAudio
+from unisono.models.generation import GenerationOptions, GenerationSettings, KnownAudio
 from unisono.models.unified import UnifiedAudioModel
 from unisono.objectives.noise import derive_seed
 from unisono.tasks import TASKS
@@ -306,8 +306,8 @@ class Pipeline:
         units = [one for one in sample.content if isinstance(one, PhonemeContent | ScoreContent | PitchContent)]
         limit_s = settings.longest_s(can_have_windows=not units)
         if wanted_s is not None and not 0 < wanted_s <= limit_s:
-            remedy = "" if limit_s == LONGEST_S else ": raise max_duration_s" + ("" if units else ", or set window_s")
-            raise UserError(f"{where}: duration_s is {wanted_s:g}; it must lie between 0 and {limit_s:g} s{remedy}")
+            remedy = "raise max_duration_s" + ("" if units or settings.window_s else ", or set window_s")
+            raise UserError(f"{where}: duration_s is {wanted_s:g}; it must lie between 0 and {limit_s:g} s: {remedy}")
         if wanted_s is None and not sample.content and known is None:
             raise UserError(f"{where}: there is no content, so nothing tells a length; give duration_s")
         for content in sample.content:

@@ -16,6 +16,7 @@ from unisono.objectives import Guidance, Predict
 MAX_STEPS, LONGEST_S = 1000, 3600.0
 # Attention takes the square of it, and a large model's conditions gigabytes: longer ones go in windows.
 LONGEST_AT_ONCE_S = 600.0
+LONGEST_UNASKED_S = 300.0  # a wanted length in windows; more is a slip of the unit, as a rule
 SHORTEST_WINDOW_S = 0.1
 
 
@@ -88,8 +89,10 @@ class GenerationSettings:
         )
 
     def longest_s(self, can_have_windows: bool) -> float:
-        """The longest clip that may be wanted: windows make any, within an hour."""
-        return LONGEST_S if self.window_s and can_have_windows else self.max_duration_s
+        """The longest clip that may be wanted: with windows five minutes, more where ``max_duration_s`` says so."""
+        return (
+            max(self.max_duration_s, LONGEST_UNASKED_S) if self.window_s and can_have_windows else self.max_duration_s
+        )
 
     def check_length(self, where: str, duration_s: float, can_have_windows: bool = True) -> None:
         """Refuse what would take all memory, or days.

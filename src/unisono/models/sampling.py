@@ -123,7 +123,7 @@ def _lengths(
             if lengths[row] > longest_s * rate_hz + 1:
                 raise UserError(
                     f"{batch.audio_ids[row]}: the known recording lasts {lengths[row] / rate_hz:.3f} s, and at most "
-                    f"{longest_s:g} s are made (max_duration_s; an hour with window_s); raise it, or cut the recording"
+                    f"{longest_s:g} s are made; raise max_duration_s, or cut the recording"
                 )
     return lengths | frames
 
