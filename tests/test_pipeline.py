@@ -357,3 +357,19 @@ print([name for name in {heavy!r} if name in sys.modules])
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert run.stdout == "[]\n", run.stdout + run.stderr
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_makes_what_a_cpu_makes(folder: Path, pipe: Pipeline) -> None:
+    gpu = Pipeline.from_pretrained(folder, device="cuda")
+    for arguments in (
+        {"prompt": "rain", "task": "t2a", "duration_s": 2.0, "window_s": 0.8},
+        {"prompt": "rain", "task": "t2a", "original": (noise(0.5), RATE), "duration_s": 1.0},
+        {"task": "se", "audio": (noise(1.5), RATE), "window_s": 0.8},
+        {"task": "v2a", "video": pictures(20)},
+        {"prompt": ["Hello there.", "Yes."], "task": "tts"},
+    ):
+        wanted, made = pipe(**arguments, **FAST), gpu(**arguments, **FAST)
+        for one, other in zip(*([x] if isinstance(x, GeneratedAudio) else x for x in (wanted, made)), strict=True):
+            assert one.duration_s == other.duration_s and np.isfinite(other.waveform).all()
+            assert np.corrcoef(one.waveform, other.waveform)[0, 1] > 0.9
