@@ -215,9 +215,13 @@ def _encoded(autoencoder: Autoencoder, kept: Tensor, span: Span, num_frames: int
     hop = autoencoder.hop_samples
     before = _MIRRORED_FRAMES if span.first > 0 else 0
     after = _MIRRORED_FRAMES if span.last < num_frames else 0
-    place = torch.arange(-before * hop, len(kept) + after * hop, device=kept.device)
-    period = 2 * max(len(kept) - 1, 1)  # forwards and backwards
-    place = place.remainder(period)
-    around = kept[torch.minimum(place, period - place).clamp_max(len(kept) - 1)]
+    around = torch.cat([_mirrored(kept, before * hop).flip(0), kept, _mirrored(kept.flip(0), after * hop)])
     latent, _ = autoencoder.encode(around[None], torch.tensor([len(around)], device=kept.device))
     return latent[0, before : before + span.last - span.first]
+
+
+def _mirrored(kept: Tensor, count: int) -> Tensor:
+    """``count`` samples of what stands in a mirror at the first one, nearest first."""
+    period = 2 * max(len(kept) - 1, 1)  # there and back, for what is shorter than its image
+    place = torch.arange(1, count + 1, device=kept.device).remainder(period)
+    return kept[torch.minimum(place, period - place).clamp_max(len(kept) - 1)]

@@ -28,8 +28,8 @@ from unisono.types import AudioContent, Batch, Condition, ContentBatch, VideoCon
 FRAMES_AT_ONCE = 8_000
 """Frames that go through the network at once, in windows; sixteen of ten seconds at 50 Hz."""
 KEPT_FRAMES = 16_000
-"""Frames whose conditions are kept from step to step (gigabytes in a large model); those of others are projected anew
-at each, which costs some 7 % of it."""
+"""Frames whose conditions are kept from step to step (gigabytes in a large model); those of others are made anew at
+each, encoders apart."""
 
 
 @dataclass(frozen=True)
