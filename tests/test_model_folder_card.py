@@ -80,7 +80,7 @@ def test_a_model_that_cannot_be_guided_is_not_asked_to(tmp_path: Path) -> None:
         ({"default": {"num_steps": True}}, "it must be int"),
         ({"default": {"num_steps": None}}, "it must be int"),
         ({"default": {"sway": "x"}}, "it must be float or null"),
-        ({"default": {"num_steps": 0}}, "generation.default: num_steps (0)"),
+        ({"default": {"num_steps": 0}}, "generation.default: num_steps is 0"),
         ({"default": {"num_steps": 10_000}}, "at most 1000"),
         ({"default": {"max_duration_s": 1e6}}, "at most 3600"),
         ({"default": {"guidance_scale": float("inf")}}, "guidance_scale is inf"),
