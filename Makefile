@@ -42,7 +42,7 @@ virtualenv: # for a Python whose venv module lacks pip (Debian without python3-v
 demo: $(STAMP) ## Corpus, training, generation, evaluation, report (FAST=1: about two minutes)
 	$(BIN)/unisono prepare mini --out data/mini
 	$(BIN)/python train.py experiment=$(RUN)
-	$(BIN)/python inference.py exp_dir=$(EXP) $(if $(FAST),generation.num_steps=8)
+	$(BIN)/python inference.py exp_dir=$(EXP)
 	$(BIN)/unisono generate t2a "two low knocks, then a rising whistle" --model $(EXP)/model -o $(EXP)/generated/knocks.wav --duration 2 --seed 3
 	$(BIN)/unisono generate tts "Hello there. How are you?" --model $(EXP)/model -o $(EXP)/generated/hello.wav --speaker en-us
 	$(BIN)/unisono generate "remove the noise from this recording" --model $(EXP)/model -o $(EXP)/generated/clean.wav \

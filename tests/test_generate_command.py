@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -220,6 +221,24 @@ def test_notes_that_overlap_are_refused(model: Path, here: Path) -> None:
     assert "chord.mid" in message and "one note at a time" in message and os.listdir() == ["chord.mid"]
 
 
+def test_what_is_near_to_a_model_folder_is_named(model: Path, here: Path) -> None:
+    (here / "run/checkpoints/step_1").mkdir(parents=True)
+    (here / "run/config.yaml").write_text("epochs: 3\n")
+    assert "its model is run/model" in refused(Path("run"), "t2a", "rain")
+    (here / "run/checkpoints/step_1/contents.json").write_text("{}")
+    assert "is a checkpoint, for inference.py" in refused(Path("run/checkpoints/step_1"), "t2a", "rain")
+
+
+def test_a_language_that_was_not_trained_is_told(model: Path, here: Path, capfd: pytest.CaptureFixture) -> None:
+    copy = shutil.copytree(model, here / "model")
+    config = copy / "config.yaml"
+    config.write_text(config.read_text().replace("languages: {}", "languages: {en-us: en-us}"))
+    said = call(copy, "tts", "Guten Tag", "--language", "de", "-o", "a.wav").output
+    assert "not trained for de (but for en-us)" in said + capfd.readouterr().err
+    record = json.loads(done(copy, 'Say "good morning"', "-o", "c.wav", "--json"))
+    assert record["text"] == "good morning"
+
+
 def test_any_setting_can_be_set(model: Path, here: Path) -> None:
     done(model, "t2a", "rain", "-o", "r.wav", "--duration", 40, "--set", "window_s=5", "--set", "max_duration_s=20")
     assert sf.info("r.wav").duration == 40
@@ -260,7 +279,7 @@ def test_leftovers_of_a_killed_run_go(model: Path, here: Path) -> None:
         (("t3a", "rain"), "unknown task 't3a'"),
         (("make rain", "rain"), "is the instruction"),
         (("se",), "needs a recording"),
-        (("tts",), "needs text"),
+        (("tts",), "needs a text"),
         (("tts", "a", "--text", "b"), "give one of them"),
         (("tts", "--text", "b", "--text-file", "absent.txt"), "--text and --text-file"),
         (("tts", "--text-file", "absent.txt"), "absent.txt: not readable as text"),

@@ -55,7 +55,7 @@ def generate(
     ] = None,
     text: Annotated[str | None, typer.Option("--text", help="To be spoken; lyrics of a score; caption.")] = None,
     text_file: Annotated[
-        str | None, typer.Option("--text-file", help="The same from a file; - is standard input.")
+        str | None, typer.Option("--text-file", help="The same from a file, all of it one text; - is standard input.")
     ] = None,
     speaker: Annotated[str | None, typer.Option("--speaker", help="Voice by name, or a recording of it.")] = None,
     score: Annotated[str | None, typer.Option("--score", help="MIDI or MusicXML file, or a line of notes.")] = None,

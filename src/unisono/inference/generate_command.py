@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from unisono.inference.generated import GeneratedAudio
     from unisono.inference.pipeline import Pipeline
 
+logger = logging.getLogger(__name__)
+
 # Where the demo leaves its model.
 DEMO_MODELS = (Path("experiments/demo/model"), Path("experiments/demo_fast/model"))
 _AUDIO = frozenset((".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff", ".au", ".opus", ".m4a", ".aac"))
@@ -148,7 +150,7 @@ def _generate_all(pipeline: Pipeline, asked: Asked, options: Mapping[str, Any], 
                 _generate(pipeline, asked, options, chunk, bar)
             except UserError as error:
                 if len(wanted) == 1:
-                    raise
+                    raise UserError(str(error).removeprefix("the request: ")) from error
                 if len(chunk) == 1:
                     failures.append(f"{chunk[0].source or chunk[0].path}: {error}")
                     return
@@ -195,6 +197,7 @@ def _report(asked: Asked, path: Path, sound: GeneratedAudio, seconds: float) -> 
     if asked.as_json:
         record = {
             **{"audio": str(path), "task": sound.task, "reason": sound.reason or None, "seed": sound.seed},
+            "text": sound.text,
             **{"duration_s": round(sound.duration_s, 4), "sample_rate": sound.sample_rate},
             **{"seconds": round(seconds, 3)},
         }
@@ -342,4 +345,5 @@ def _model(name: str | None) -> str | Path:
     found = next((folder for folder in DEMO_MODELS if folder.is_dir()), None)
     if found is None:
         raise UserError("there is no model of the demo here (experiments/demo/model); run make demo, or give --model")
+    logger.info("model: %s", found)
     return found

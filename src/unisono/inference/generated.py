@@ -25,6 +25,7 @@ class GeneratedAudio:
         task: its name.
         seed: of its noise.
         reason: why this task, where nobody named it.
+        text: what was captioned, spoken or sung.
     """
 
     audio_id: str
@@ -33,6 +34,7 @@ class GeneratedAudio:
     task: str = ""
     seed: int = 0
     reason: str = ""
+    text: str = ""
 
     @property
     def duration_s(self) -> float:

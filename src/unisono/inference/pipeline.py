@@ -93,6 +93,7 @@ class Pipeline:
         self.reader = RequestReader(
             self.sample_rate,
             model.autoencoder.latent_rate_hz,
+            cfg["phonemes"],
             tuple(cfg["speakers"]),
             InputSettings(**(cfg.get("inputs") or {})),
             frozenset() if None in trained else frozenset(trained),
@@ -224,7 +225,9 @@ class Pipeline:
         for index, plan in enumerate(plans):
             parts = [made[index, part].waveform for part in range(len(plan.samples))]
             waveform = joined(parts, self.sample_rate)
-            sounds.append(GeneratedAudio("", waveform, self.sample_rate, plan.task, plan.seeds[0], plan.reason))
+            sounds.append(
+                GeneratedAudio("", waveform, self.sample_rate, plan.task, plan.seeds[0], plan.reason, plan.text)
+            )
         return sounds
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
@@ -62,6 +62,12 @@ class Plan:
     known: KnownAudio | None = None
     written_s: float | None = None
 
+    @property
+    def text(self) -> str:
+        """What is captioned, spoken or sung."""
+        texts = (getattr(content, "text", "") for sample in self.samples for content in sample.content)
+        return " ".join(text for text in texts if text)
+
 
 # By modality: what carries the content, what may stand beside it, and what the prompt stands for.
 _ARGUMENTS: Mapping[str, tuple[str, tuple[str, ...], str]] = {
@@ -72,6 +78,7 @@ _ARGUMENTS: Mapping[str, tuple[str, tuple[str, ...], str]] = {
     "audio": ("audio", (), "instruction"),
     "video": ("video", ("text",), "text"),
 }
+_NEEDED = {"text": "a caption", "phoneme": "a text", "score": "a score", "audio": "a recording", "video": "a video"}
 _INPUTS = ("text", "speaker", "score", "audio", "video", "content")
 
 
@@ -81,6 +88,7 @@ class RequestReader:
     Args:
         sample_rate: of the model, Hz.
         latent_rate_hz: of its latent.
+        phonemes: its vocabulary.
         speakers: voices it knows by name.
         inputs: how files are read for it.
         device: of encoders of voices and pictures.
@@ -91,12 +99,14 @@ class RequestReader:
         self,
         sample_rate: int,
         latent_rate_hz: float,
+        phonemes: Sequence[str],
         speakers: tuple[str, ...],
         inputs: InputSettings,
         trained_tasks: frozenset[str],
         device: str = "cpu",
     ) -> None:
-        self.sample_rate, self.latent_rate_hz, self.speakers = sample_rate, latent_rate_hz, speakers
+        self.sample_rate, self.latent_rate_hz = sample_rate, latent_rate_hz
+        self.phonemes, self.speakers = frozenset(phonemes), speakers
         self.inputs, self.trained_tasks, self.device = inputs, trained_tasks, device
 
     def plan(self, request: Request) -> Plan:
@@ -150,6 +160,8 @@ class RequestReader:
                 raise UserError(f"{name} is {value[:60]!a}, which is no valid text (UTF-8); write it anew")
         if request.task is not None:
             task = get_task(request.task)
+        elif request.prompt is None and request.instruction is not None:
+            return self._settled(replace(request, prompt=request.instruction, instruction=None))
         elif request.prompt is None:
             raise UserError(f"there is neither a task nor an instruction; name one of {', '.join(TASKS)}")
         else:
@@ -174,8 +186,7 @@ class RequestReader:
                     f"{task.name} needs content of {task.modality}, and was given {', '.join(held) or 'none'}"
                 )
         if getattr(request, carrier) is None:
-            needed = {"text": "text or a caption", "score": "a score", "audio": "a recording (audio)"}
-            raise UserError(f"{task.name} needs {needed.get(carrier, carrier)}; give {carrier}")
+            raise UserError(f"{task.name} needs {_NEEDED.get(task.modality, 'typed content')}; give it as {carrier}")
         unused = [name for name in _INPUTS if getattr(request, name) is not None and name not in (carrier, *beside)]
         if unused:
             raise UserError(
@@ -201,6 +212,12 @@ class RequestReader:
         caption = () if request.text is None else (TextContent(request.text),)
         if task.modality == "video":
             return (self._video(request), *caption)
+        lines = [line for line in (request.text or "").splitlines() if line.strip()]
+        if len(lines) > 1:
+            raise UserError(
+                f"the caption has {len(lines)} lines; give one. For a sound of each: a list in Python, and - with one "
+                "caption a line on the command line"
+            )
         return caption
 
     def _known(self, request: Request) -> KnownAudio | None:
@@ -246,11 +263,13 @@ class RequestReader:
         sentences = split_sentences(request.text)
         if not sentences:
             raise UserError(f"text is {request.text[:60]!r}, which has no word to speak")
-        said = phonemizer(request.language or self.inputs.language(speaker))
+        language = self._language(request, speaker)
+        said = phonemizer(language)
         spoken = []
         for one in said.transcribe_many(sentences):
             if isinstance(one, UserError):
                 raise one
+            self._check_sounds(one.phonemes, language)
             spoken.append(one)
         guessed = sorted({word for sentence in spoken for word in sentence.fallback_words})
         if guessed:
@@ -269,7 +288,9 @@ class RequestReader:
         if request.text is not None:
             score = with_lyrics(score, request.text)
         speaker = self._speaker(request.speaker)
-        units = score_units(score, phonemizer(request.language or self.inputs.language(speaker)))
+        language = self._language(request, speaker)
+        units = score_units(score, phonemizer(language))
+        self._check_sounds(units.phonemes, language)
         for remark in (*score.remarks, *units.remarks):
             logger.info("%s: %s", score.name, remark)
         sung = ScoreContent(
@@ -281,6 +302,24 @@ class RequestReader:
             text=units.text,
         )
         return sung, score.duration_s
+
+    def _language(self, request: Request, speaker: Speaker) -> str:
+        """Of the text; one that the model never heard is told."""
+        language = request.language or self.inputs.language(speaker)
+        known = sorted({*self.inputs.languages.values()})
+        if known and language not in known:
+            logger.warning(
+                "this model was not trained for %s (but for %s); expect an accent", language, ", ".join(known)
+            )
+        return language
+
+    def _check_sounds(self, phonemes: Sequence[str], language: str) -> None:
+        unknown = sorted({*phonemes} - self.phonemes)
+        if unknown:
+            raise UserError(
+                f"the text, read as {language}, has sounds that the model does not know: {' '.join(unknown)}; give a "
+                "text it can say, or its own language"
+            )
 
     def _speaker(self, given: Any) -> Speaker:
         """A voice as the model takes it; where none is asked for, the first that it knows by name."""

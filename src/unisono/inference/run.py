@@ -230,7 +230,9 @@ def _finished(
         if same and (manifest.folder / str(record.get("audio"))).is_file():
             kept[key] = record
     if len(kept) < len(made):
-        logger.info("%d items were made with other content, weights or settings", len(made) - len(kept))
+        logger.info(
+            "%d items were made with other content, weights or settings: they are made anew", len(made) - len(kept)
+        )
     return kept
 
 

@@ -44,6 +44,7 @@ def read_config(path: Path) -> dict[str, Any]:
         UserError: not YAML; larger or deeper than any model's; aliases, repeated keys or values that are no plain data;
             another version of the format.
     """
+    _refuse_run(path.parent)
     if not path.is_file():
         raise UserError(f"{path.parent} is no model folder (it lacks {path.name}); train first, or check the path")
     with path.open("rb") as file:
@@ -64,6 +65,18 @@ def read_config(path: Path) -> dict[str, Any]:
     _check_plain(cfg, str(path), "")
     _check_nodes(cfg, str(path))
     return cfg
+
+
+def _refuse_run(folder: Path) -> None:
+    """What is near to a model folder, and often given for it."""
+    if (folder / WEIGHTS).is_file() and (folder / CONFIG).is_file():
+        return
+    if (folder / "checkpoints").is_dir():
+        raise UserError(f"{folder} is the folder of a run; its model is {folder / 'model'}, once training has ended")
+    if (folder / "contents.json").is_file():
+        raise UserError(
+            f"{folder} is a checkpoint, for inference.py (checkpoint={folder}); a model folder is what training exports"
+        )
 
 
 def _scan(text: str, where: str) -> None:

@@ -94,7 +94,7 @@ def with_windows(node: Any, training: Sequence[Mapping[str, Any]]) -> Any:
     return {**whole, "tasks": own}
 
 
-def checked_options(given: Mapping[str, Any], place: str = "the arguments") -> GenerationOptions:
+def checked_options(given: Mapping[str, Any], place: str = "generation") -> GenerationOptions:
     """What somebody asks, by names of settings; None is left to the model.
 
     Raises:
