@@ -22,7 +22,9 @@ from unisono.errors import UserError
 from unisono.inference.model_folder import checked_generation, input_settings, load_model_folder, local_folder
 from unisono.inference.model_folder.allowed import read_nodes
 from unisono.inference.model_folder.config_file import CONFIG, WEIGHTS, read_config
+from unisono.inference.model_folder.defaults import with_windows
 from unisono.inference.model_folder.parts import sha256
+from unisono.inference.model_folder.training_data import training_data
 from unisono.models.unified import UnifiedAudioModel
 from unisono.suggest import did_you_mean
 from unisono.training.checkpoint import CheckpointFolder, damage, read_state, read_weights
@@ -215,13 +217,15 @@ def _load_checkpoint(chosen: ChosenModel, allow: Sequence[str]) -> LoadedModel:
     load_strictly(model, weights, str(folder))
     frozen = frozen_fingerprints(model)
     check_fingerprints(read_state(folder)["frozen"], frozen, str(folder))
+    trained = training_data(cfg)  # as the export has it: an item is the same from both
     kept = {
         "license": cfg.get("license"),
         "phonemes": list(cfg.get("phonemes") or []),
         "speakers": list(cfg.get("speakers") or []),
         "model": cfg["model"],
-        "inputs": input_settings(cfg),
-        "generation": checked_generation(cfg.get("generation"), model, str(config)),
+        "inputs": input_settings(cfg, trained),
+        "generation": checked_generation(with_windows(cfg.get("generation"), trained), model, str(config)),
+        "training": {"data": trained, "metrics": {}},
     }
     model_hash = _hash([kept["model"], kept["phonemes"], kept["speakers"], frozen])
     return LoadedModel(chosen, model.eval(), kept, _hash([sha256(file) for file in files]), model_hash)
