@@ -152,12 +152,7 @@ class RequestReader:
     def _settled(self, request: Request) -> tuple[Request, Task, str]:
         """The request with its prompt where it belongs, its task, and why that."""
         reason = ""
-        for name in ("prompt", "task", "text", "instruction"):
-            value = getattr(request, name)
-            if value is not None and not isinstance(value, str):
-                raise UserError(f"{name} is {type(value).__name__}; it must be a text")
-            if value is not None and value != value.encode("utf-8", "ignore").decode():
-                raise UserError(f"{name} is {value[:60]!a}, which is no valid text (UTF-8); write it anew")
+        _check_texts(request)
         if request.task is not None:
             task = get_task(request.task)
         elif request.prompt is None and request.instruction is not None:
@@ -178,29 +173,7 @@ class RequestReader:
                 )
             moved: dict[str, Any] = {"prompt": None, prompt_is: request.prompt}
             request = replace(request, **moved)
-        if request.content is not None:
-            carrier, beside = "content", ()
-            held = [content.modality for content in request.content]
-            if task.modality not in held:
-                raise UserError(
-                    f"{task.name} needs content of {task.modality}, and was given {', '.join(held) or 'none'}"
-                )
-        if getattr(request, carrier) is None:
-            raise UserError(f"{task.name} needs {_NEEDED.get(task.modality, 'typed content')}; give it as {carrier}")
-        unused = [name for name in _INPUTS if getattr(request, name) is not None and name not in (carrier, *beside)]
-        if unused:
-            raise UserError(
-                f"{task.name} cannot use {', '.join(unused)}; it takes {', '.join((carrier, *beside))}: leave the rest "
-                "out, or choose another task"
-            )
-        if request.duration_s is not None and task.modality in ("audio", "pitch", "video"):
-            raise UserError(f"{task.name} lasts as long as its {task.modality}; leave duration_s out")
-        if request.language is not None and task.modality not in ("phoneme", "score"):
-            raise UserError(f"{task.name} reads no text aloud; leave language out")
-        for name in ("text", "instruction"):
-            value = getattr(request, name)
-            if value is not None and (not isinstance(value, str) or not value.strip()):
-                raise UserError(f"{name} is {value!r}; write some words")
+        _check_arguments(request, task, carrier, beside)
         return request, task, reason
 
     # -- contents ---------------------------------------------------------------------------------------------------
@@ -348,6 +321,43 @@ class RequestReader:
 
         encoder = shared_speaker_encoder(self.inputs.speaker_encoder, self.device)
         return torch.from_numpy(encoder(input_files.waveform(given, encoder.sample_rate)))
+
+
+def _check_texts(request: Request) -> None:
+    """Before anything reads them."""
+    for name in ("prompt", "task", "text", "instruction"):
+        value = getattr(request, name)
+        if value is None:
+            continue
+        if not isinstance(value, str):
+            raise UserError(f"{name} is {type(value).__name__}; it must be a text")
+        if value != value.encode("utf-8", "ignore").decode():
+            raise UserError(f"{name} is {value[:60]!a}, which is no valid text (UTF-8); write it anew")
+
+
+def _check_arguments(request: Request, task: Task, carrier: str, beside: tuple[str, ...]) -> None:
+    """What the task needs is there, and nothing else."""
+    if request.content is not None:
+        carrier, beside = "content", ()
+        held = [content.modality for content in request.content]
+        if task.modality not in held:
+            raise UserError(f"{task.name} needs content of {task.modality}, and was given {', '.join(held) or 'none'}")
+    if getattr(request, carrier) is None:
+        raise UserError(f"{task.name} needs {_NEEDED.get(task.modality, 'typed content')}; give it as {carrier}")
+    unused = [name for name in _INPUTS if getattr(request, name) is not None and name not in (carrier, *beside)]
+    if unused:
+        raise UserError(
+            f"{task.name} cannot use {', '.join(unused)}; it takes {', '.join((carrier, *beside))}: leave the rest "
+            "out, or choose another task"
+        )
+    if request.duration_s is not None and task.modality in ("audio", "pitch", "video"):
+        raise UserError(f"{task.name} lasts as long as its {task.modality}; leave duration_s out")
+    if request.language is not None and task.modality not in ("phoneme", "score"):
+        raise UserError(f"{task.name} reads no text aloud; leave language out")
+    for name in ("text", "instruction"):
+        value = getattr(request, name)
+        if value is not None and not value.strip():
+            raise UserError(f"{name} is {value!r}; write some words")
 
 
 def _names_of_inputs(request: Request) -> set[str]:
