@@ -65,7 +65,7 @@ def generate(
     video: Annotated[
         list[str] | None, typer.Option("--video", help="Video, folder or pattern; several times for more.")
     ] = None,
-    duration: Annotated[float | None, typer.Option("--duration", help="Wanted length, seconds.")] = None,
+    duration_s: Annotated[float | None, typer.Option("--duration", help="Wanted length, seconds.")] = None,
     original: Annotated[
         str | None, typer.Option("--original", help="Recording to go on with, or to make anew but for what is kept.")
     ] = None,
@@ -98,35 +98,10 @@ def generate(
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON for each sound.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors alone.")] = False,
 ) -> None:
+    asked = dict(locals())
     from unisono.inference.generate_command import Asked, run
 
-    asked = Asked(
-        what=what,
-        prompt=prompt,
-        output=output,
-        model=model,
-        text=text,
-        text_file=text_file,
-        speaker=speaker,
-        score=score,
-        audio=tuple(audio or ()),
-        video=tuple(video or ()),
-        duration_s=duration,
-        original=original,
-        keep=tuple(keep or ()),
-        seed=seed,
-        variations=variations,
-        language=language,
-        instruction=instruction,
-        options={"num_steps": num_steps, "guidance_scale": guidance_scale, "solver": solver, "speed": speed},
-        settings=tuple(settings or ()),
-        device=device,
-        dtype=dtype,
-        batch_size=batch_size,
-        as_json=as_json,
-        quiet=quiet,
-    )
-    run(asked)
+    run(Asked(**asked))
 
 
 generate.__doc__ = EXAMPLES.format(tasks=", ".join(f"{task.short} ({name})" for name, task in TASKS.items()))

@@ -47,17 +47,20 @@ class Asked:
     text_file: str | None
     speaker: str | None
     score: str | None
-    audio: tuple[str, ...]
-    video: tuple[str, ...]
+    audio: Sequence[str] | None
+    video: Sequence[str] | None
     duration_s: float | None
     original: str | None
-    keep: tuple[str, ...]
+    keep: Sequence[str] | None
     seed: int
     variations: int
     language: str | None
     instruction: str | None
-    options: Mapping[str, Any]
-    settings: tuple[str, ...]
+    num_steps: int | None
+    guidance_scale: float | None
+    solver: str | None
+    speed: float | None
+    settings: Sequence[str] | None
     device: str
     dtype: str
     batch_size: int
@@ -111,9 +114,10 @@ def _log(quiet: bool) -> None:
 
 def _options(asked: Asked) -> dict[str, Any]:
     """The settings of generation that were asked for."""
-    options = {name: value for name, value in asked.options.items() if value is not None}
+    own = {name: getattr(asked, name) for name in ("num_steps", "guidance_scale", "solver", "speed")}
+    options = {name: value for name, value in own.items() if value is not None}
     known = [field.name for field in fields(GenerationOptions)]
-    for text in asked.settings:
+    for text in asked.settings or ():
         name, _, value = (part.strip() for part in text.partition("="))
         if not value:
             raise UserError(f"--set {text}: write NAME=VALUE, such as window_s=5")
@@ -292,7 +296,7 @@ def _inputs(given: Sequence[str], kinds: frozenset[str], option: str) -> list[Pa
 
 def _wanted(asked: Asked, task: str | None, prompts: Sequence[str | None]) -> Iterator[_Wanted]:
     """Every sound with its file: each prompt, or each input, as often as there are variations."""
-    recordings, videos = _inputs(asked.audio, _AUDIO, "--audio"), _inputs(asked.video, _VIDEO, "--video")
+    recordings, videos = _inputs(asked.audio or (), _AUDIO, "--audio"), _inputs(asked.video or (), _VIDEO, "--video")
     files = recordings or videos
     if recordings and videos:
         raise UserError("there are --audio and --video; no task takes both: give one of them")
@@ -300,7 +304,7 @@ def _wanted(asked: Asked, task: str | None, prompts: Sequence[str | None]) -> It
         raise UserError(f"{len(prompts)} prompts and {len(files)} files; give several of one of them")
     common: dict[str, Any] = {"task": task, "text": _text(asked), "speaker": asked.speaker, "score": asked.score}
     common |= {"language": asked.language, "instruction": asked.instruction, "duration_s": asked.duration_s}
-    common |= {"original": asked.original, "keep_s": _spans(asked.keep)}
+    common |= {"original": asked.original, "keep_s": _spans(asked.keep or ())}
     sounds: list[dict[str, Any]] = [
         {**common, "prompt": prompt, "audio": file if recordings else None, "video": file if videos else None}
         for prompt in prompts

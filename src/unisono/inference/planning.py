@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,14 @@ from unisono.errors import UserError
 from unisono.files import exists
 from unisono.inference import input_files
 from unisono.inference.model_folder import InputSettings
+from unisono.inference.request_checks import (
+    ARGUMENTS,
+    check_arguments,
+    check_texts,
+    checked_duration,
+    checked_seed,
+    names_of_inputs,
+)
 from unisono.inference.requests import Request
 from unisono.inference.routing import route
 from unisono.models.generation import KnownAudio
@@ -69,19 +76,6 @@ class Plan:
         return " ".join(text for text in texts if text)
 
 
-# By modality: what carries the content, what may stand beside it, and what the prompt stands for.
-_ARGUMENTS: Mapping[str, tuple[str, tuple[str, ...], str]] = {
-    "text": ("text", (), "text"),
-    "phoneme": ("text", ("speaker",), "text"),
-    "score": ("score", ("text", "speaker"), "score"),
-    "pitch": ("content", (), "instruction"),
-    "audio": ("audio", (), "instruction"),
-    "video": ("video", ("text",), "text"),
-}
-_NEEDED = {"text": "a caption", "phoneme": "a text", "score": "a score", "audio": "a recording", "video": "a video"}
-_INPUTS = ("text", "speaker", "score", "audio", "video", "content")
-
-
 class RequestReader:
     """Turns requests into samples of one model.
 
@@ -124,8 +118,8 @@ class RequestReader:
                 "this model was not trained for %s (but for %s); expect nothing sensible",
                 *(task.name, ", ".join(sorted(self.trained_tasks))),
             )
-        duration_s = _checked_duration(request.duration_s)
-        seed = _checked_seed(request.seed)
+        duration_s = checked_duration(request.duration_s)
+        seed = checked_seed(request.seed)
         instruction = task.instructions[0] if request.instruction is None else request.instruction
         sample = Sample(request.name, task.name, instruction, (), item_name=request.name)
         written_s = None
@@ -152,7 +146,7 @@ class RequestReader:
     def _settled(self, request: Request) -> tuple[Request, Task, str]:
         """The request with its prompt where it belongs, its task, and why that."""
         reason = ""
-        _check_texts(request)
+        check_texts(request)
         if request.task is not None:
             task = get_task(request.task)
         elif request.prompt is None and request.instruction is not None:
@@ -160,11 +154,11 @@ class RequestReader:
         elif request.prompt is None:
             raise UserError(f"there is neither a task nor an instruction; name one of {', '.join(TASKS)}")
         else:
-            given = _names_of_inputs(request)
+            given = names_of_inputs(request)
             found = route(request.prompt, given)
             task, reason = get_task(found.task), found.reason
             request = replace(request, prompt=found.content)
-        carrier, beside, prompt_is = _ARGUMENTS.get(task.modality, ("content", (), "instruction"))
+        carrier, beside, prompt_is = ARGUMENTS.get(task.modality, ("content", (), "instruction"))
         if request.prompt is not None:
             if (other := getattr(request, prompt_is)) is not None:
                 raise UserError(
@@ -173,7 +167,7 @@ class RequestReader:
                 )
             moved: dict[str, Any] = {"prompt": None, prompt_is: request.prompt}
             request = replace(request, **moved)
-        _check_arguments(request, task, carrier, beside)
+        check_arguments(request, task, carrier, beside)
         return request, task, reason
 
     # -- contents ---------------------------------------------------------------------------------------------------
@@ -323,52 +317,6 @@ class RequestReader:
         return torch.from_numpy(encoder(input_files.waveform(given, encoder.sample_rate)))
 
 
-def _check_texts(request: Request) -> None:
-    """Before anything reads them."""
-    for name in ("prompt", "task", "text", "instruction"):
-        value = getattr(request, name)
-        if value is None:
-            continue
-        if not isinstance(value, str):
-            raise UserError(f"{name} is {type(value).__name__}; it must be a text")
-        if value != value.encode("utf-8", "ignore").decode():
-            raise UserError(f"{name} is {value[:60]!a}, which is no valid text (UTF-8); write it anew")
-
-
-def _check_arguments(request: Request, task: Task, carrier: str, beside: tuple[str, ...]) -> None:
-    """What the task needs is there, and nothing else."""
-    if request.content is not None:
-        carrier, beside = "content", ()
-        held = [content.modality for content in request.content]
-        if task.modality not in held:
-            raise UserError(f"{task.name} needs content of {task.modality}, and was given {', '.join(held) or 'none'}")
-    if getattr(request, carrier) is None:
-        raise UserError(f"{task.name} needs {_NEEDED.get(task.modality, 'typed content')}; give it as {carrier}")
-    unused = [name for name in _INPUTS if getattr(request, name) is not None and name not in (carrier, *beside)]
-    if unused:
-        raise UserError(
-            f"{task.name} cannot use {', '.join(unused)}; it takes {', '.join((carrier, *beside))}: leave the rest "
-            "out, or choose another task"
-        )
-    if request.duration_s is not None and task.modality in ("audio", "pitch", "video"):
-        raise UserError(f"{task.name} lasts as long as its {task.modality}; leave duration_s out")
-    if request.language is not None and task.modality not in ("phoneme", "score"):
-        raise UserError(f"{task.name} reads no text aloud; leave language out")
-    for name in ("text", "instruction"):
-        value = getattr(request, name)
-        if value is not None and not value.strip():
-            raise UserError(f"{name} is {value!r}; write some words")
-
-
-def _names_of_inputs(request: Request) -> set[str]:
-    """What is given, as the router calls it."""
-    names = {name for name in ("text", "speaker", "score", "audio", "video") if getattr(request, name) is not None}
-    modalities = {"phoneme": {"phonemes"}, "pitch": {"phonemes", "f0"}}
-    for content in request.content or ():
-        names |= modalities.get(content.modality, {content.modality})
-    return names
-
-
 def _pictures(given: tuple) -> VideoContent:
     """``(pictures, rate_hz)``; ``check_sample`` looks at the pictures."""
     try:
@@ -381,26 +329,6 @@ def _pictures(given: tuple) -> VideoContent:
     frames = torch.as_tensor(np.ascontiguousarray(pictures))
     input_files.refuse_long(len(frames) / rate_hz if frames.dim() else 0.0, "video")
     return VideoContent(rate_hz, frames=frames)
-
-
-def _checked_seed(seed: Any) -> int:
-    try:
-        number = -1 if isinstance(seed, bool) else operator.index(seed)
-    except TypeError:
-        number = -1
-    if not 0 <= number < 2**63:
-        raise UserError(f"seed is {seed!r}; it must be a whole number from 0 to 2^63 - 1")
-    return number
-
-
-def _checked_duration(duration_s: Any) -> float | None:
-    if duration_s is None:
-        return None
-    if isinstance(duration_s, torch.Tensor) and duration_s.dim() == 0:
-        duration_s = duration_s.item()
-    if isinstance(duration_s, bool) or not isinstance(duration_s, int | float | np.number) or not duration_s > 0:
-        raise UserError(f"duration_s is {duration_s!r}; it must be a positive number of seconds")
-    return float(duration_s)
 
 
 def _shares(
