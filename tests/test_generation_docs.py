@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import soundfile as sf
 from typer.testing import CliRunner
 
+from pages import run
 from unisono.cli import app
 
 ROOT = Path(__file__).parent.parent
@@ -46,19 +44,6 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if not (place / "data/mini/speech_enhancement/noisy/se_test_00000.flac").exists():
         shutil.copy(noisy, place / "data/mini/speech_enhancement/noisy/se_test_00000.flac")
     return place
-
-
-def run(command: str, place: Path) -> str:
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-    }
-    done = subprocess.run(
-        ["bash", "-c", command], cwd=place, env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, f"{command}\n{done.stdout[-1500:]}\n{done.stderr[-3000:]}"
-    return done.stdout + done.stderr
 
 
 @pytest.mark.slow

@@ -22,6 +22,7 @@ import torch
 from omegaconf import OmegaConf
 from torch.utils.data import DataLoader, TensorDataset
 
+from pages import environment, run
 from unisono.errors import UserError
 from unisono.training.audio_generation_trainer import AudioGenerationTrainer
 from unisono.training.hooks import TrainerHooks
@@ -213,22 +214,6 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, text in programs().items():
         (place / name).write_text(text)
     return place
-
-
-def environment(workplace: Path) -> dict[str, str]:
-    return {
-        **os.environ, "OMP_NUM_THREADS": "1", "HF_HOME": str(workplace / "hf"),
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-    }  # fmt: skip
-
-
-def run(command: str, workplace: Path) -> str:
-    done = subprocess.run(
-        ["bash", "-c", command],
-        cwd=workplace, env=environment(workplace), capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, f"{command}\n{done.stdout[-1500:]}\n{done.stderr[-3000:]}"
-    return done.stdout + done.stderr
 
 
 def logged(exp_dir: Path) -> list[dict[str, Any]]:
