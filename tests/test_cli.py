@@ -109,9 +109,9 @@ def test_the_wheel_holds_everything_that_is_read_at_run_time(tmp_path: Path) -> 
         files = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc"]
         missing = {f"{prefix}/{path.relative_to(folder).as_posix()}" for path in files} - names
         assert files and not missing
-    for expected in ("configs/default.yaml", "evaluation/report.html.jinja", "evaluation/report.css"):
+    for expected in ("configs/default.yaml", "evaluation/report/report.html.jinja", "evaluation/report/report.css"):
         assert f"unisono/{expected}" in names
-    assert "unisono/evaluation/report.js" in names
+    assert "unisono/evaluation/report/report.js" in names
     assert any(name.startswith("unisono/data/prepare/debian/tables/") and name.endswith(".json") for name in names)
     strangers = [name for name in names if not name.startswith(("unisono/", f"unisono-{__version__}.dist-info/"))]
     assert not strangers and max(len(zipfile.ZipFile(wheel).read(name)) for name in names) < 1_000_000

@@ -24,7 +24,7 @@ from unisono.data.datasets import ConcatDataset
 from unisono.data.loader import eval_dataloader
 from unisono.data.manifest import read_jsonl, write_jsonl
 from unisono.errors import UserError
-from unisono.evaluation.pictures import HEIGHT_PX, WIDTH_PX
+from unisono.evaluation.report.pictures import HEIGHT_PX, WIDTH_PX
 from unisono.inference.pipeline import Pipeline
 from unisono.models.unified import GenerationSettings, UnifiedAudioModel
 from unisono.training import samples as samples_module

@@ -14,6 +14,7 @@ from unisono.data import commands
 from unisono.data.prepare import commands_features, commands_text
 from unisono.data.prepare.commands import prepare_app
 from unisono.errors import UserError
+from unisono.evaluation import commands as evaluation
 from unisono.inference.commands import generate
 
 app = typer.Typer(
@@ -27,6 +28,9 @@ app = typer.Typer(
 app.add_typer(prepare_app, name="prepare")
 _COMMANDS: dict[str, Callable[..., None]] = {
     "generate": generate,
+    "evaluate": evaluation.evaluate,
+    "compare": evaluation.compare,
+    "metrics": evaluation.metrics,
     "align": commands_features.align,
     "phonemize": commands_text.phonemize,
     "f0": commands_features.f0,

@@ -2,25 +2,87 @@
 
 from __future__ import annotations
 
-from unisono.evaluation.durations import DurationError
-from unisono.evaluation.events import EventCountError
-from unisono.evaluation.metric import Metric
-from unisono.evaluation.spectral import LogSpectralDistance, MelDistance, MelDistanceDtw
-from unisono.evaluation.speech import SiSdr, Stoi
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from unisono.evaluation.collection import CollectionMetric
+from unisono.evaluation.metric import Metric, MetricCard
+from unisono.evaluation.metrics.collections import collection_metrics
+from unisono.evaluation.metrics.durations import DurationError
+from unisono.evaluation.metrics.events import EventCountError
+from unisono.evaluation.metrics.lsd import BandLogSpectralDistance, LogSpectralDistance
+from unisono.evaluation.metrics.mel_distance import MelDistance, MelDistanceDtw
+from unisono.evaluation.metrics.si_sdr import SiSdr
+from unisono.evaluation.metrics.stoi import Stoi
+from unisono.evaluation.networks.network import AudioNetwork
+from unisono.evaluation.networks.table import why_absent
 from unisono.features.mel import MelFrontEnd
 
+AnyMetric = Metric | CollectionMetric
 
-def default_metrics(sample_rate: int) -> tuple[Metric, ...]:
-    """Every per-item metric, set up for waveforms at ``sample_rate`` Hz."""
+
+def metrics_of(sample_rate: int) -> tuple[AnyMetric, ...]:
+    """Every metric, set up for waveforms at ``sample_rate`` Hz."""
     front_end = MelFrontEnd.for_rate(sample_rate)
     return (
-        SiSdr(sample_rate),
+        *collection_metrics(),
         Stoi(sample_rate, extended=False),
         Stoi(sample_rate, extended=True),
+        SiSdr(sample_rate),
+        LogSpectralDistance(sample_rate),
+        BandLogSpectralDistance(sample_rate),
+        EventCountError(front_end),
         MelDistance(front_end),
         MelDistanceDtw(front_end),
-        LogSpectralDistance(sample_rate),
-        EventCountError(front_end),
-        DurationError("s"),
-        DurationError("%"),
+        DurationError(),
     )
+
+
+def metric_names(metric: AnyMetric) -> tuple[str, ...]:
+    """Names of its numbers, known even where its network is not there."""
+    return metric.names if isinstance(metric, CollectionMetric) else tuple(card.name for card in metric.cards)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One number of the catalogue, as `unisono metrics` lists it.
+
+    Attributes:
+        card: what its reports say; of a number whose network is not here, without what the network adds.
+        tasks: names of those that get it; empty for all.
+        unavailable: why it cannot be had here, or None.
+        network: whose weights it needs, where it needs some.
+    """
+
+    card: MetricCard
+    tasks: frozenset[str]
+    unavailable: str | None
+    network: str = ""
+
+
+class _Absent(AudioNetwork):
+    """Stands in for a network that is not here, so that the cards of its metrics can be shown."""
+
+    sample_rate, fingerprint, implementation, version = 0, "", "", ""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.parameters = name, {}
+
+    def __call__(self, waveform: np.ndarray) -> Mapping[str, np.ndarray]:
+        raise AssertionError("never called")
+
+
+def entries(sample_rate: int = 24_000) -> list[Entry]:
+    """Every number of the catalogue, in order."""
+    found = []
+    for metric in metrics_of(sample_rate):
+        if isinstance(metric, CollectionMetric):
+            reason = metric.unavailable() or why_absent(metric.network, None)
+            found += [
+                Entry(card, metric.tasks, reason, metric.network) for card in metric.cards(_Absent(metric.network))
+            ]
+        else:
+            found += [Entry(card, metric.tasks, metric.unavailable()) for card in metric.cards]
+    return found

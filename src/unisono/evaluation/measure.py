@@ -5,26 +5,15 @@ Needs no torch and no state: the same job gives the same result in any process.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from unisono.errors import UserError
-from unisono.evaluation.metric import (
-    CODED,
-    INPUT,
-    MODEL,
-    EvaluationItem,
-    Metric,
-    MetricFailure,
-    NotApplicable,
-    Outcome,
-    Sample,
-)
-from unisono.evaluation.pictures import mel_picture
-from unisono.evaluation.retrieval import mel_statistics
+from unisono.evaluation.items import CODED, INPUT, MODEL, REFERENCE, EvaluationItem, Sample
+from unisono.evaluation.metric import Metric, Outcome, measure
+from unisono.evaluation.report.pictures import mel_picture
 from unisono.features.mel import MelFrontEnd
 from unisono.media.audio import audio_info, read_audio, write_audio
 from unisono.media.locations import Location
@@ -51,7 +40,6 @@ class Job:
         folder: output files of the item go to this folder within ``audio`` and ``pictures`` of ``output_dir``.
         metrics: those that apply to the item and whose libraries are installed.
         coded: the reference through the autoencoder, or None if that row is not wanted.
-        with_statistics: also return the mel statistics that retrieval needs.
     """
 
     item: EvaluationItem
@@ -60,7 +48,6 @@ class Job:
     sample_rate: int
     metrics: tuple[Metric, ...]
     coded: Loaded | None
-    with_statistics: bool
 
 
 @dataclass
@@ -76,12 +63,11 @@ class ClipResult:
 
 @dataclass
 class ItemResult:
-    """What came out: ``outcomes[row][metric]``, ``clips`` by row or "reference", and the vectors for retrieval."""
+    """What came out: ``outcomes[row][metric]``, and ``clips`` by row or `REFERENCE`."""
 
     outcomes: dict[str, dict[str, Outcome]]
     clips: dict[str, ClipResult]
     span_s: float
-    statistics: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 def load(source: Path | Location, sample_rate: int) -> Loaded:
@@ -121,50 +107,36 @@ def measure_item(job: Job) -> ItemResult:
     if item.input_audio is not None:
         loaded[INPUT] = load(item.input_audio, job.sample_rate)
     if item.reference is not None:
-        loaded["reference"] = load(item.reference, job.sample_rate)
+        loaded[REFERENCE] = load(item.reference, job.sample_rate)
     if job.coded is not None:
         loaded[CODED] = job.coded
     loaded[MODEL] = load(item.generated, job.sample_rate)
-
     rows = [row for row in (MODEL, CODED, INPUT) if row in loaded]
-    outcomes = {row: {m.card.name: measure_one(m, row, loaded, job) for m in job.metrics} for row in rows}
+    outcomes = {row: measure_row(row, loaded, job) for row in rows}
     clips, span_s = write_clips(loaded, job)
-    result = ItemResult(outcomes=outcomes, clips=clips, span_s=span_s)
-    if job.with_statistics:
-        front_end = MelFrontEnd.for_rate(job.sample_rate)
-        for key, audio in loaded.items():
-            if audio.waveform is not None and not audio.problem:
-                result.statistics[key] = mel_statistics(audio.waveform, front_end)
-    return result
+    return ItemResult(outcomes=outcomes, clips=clips, span_s=span_s)
 
 
-def measure_one(metric: Metric, row: str, loaded: dict[str, Loaded], job: Job) -> Outcome:
-    """One number, or the reason why there is none."""
+def measure_row(row: str, loaded: dict[str, Loaded], job: Job) -> dict[str, Outcome]:
+    """Every number of one row, or the reason why there is none."""
     usable = {key: audio.waveform for key, audio in loaded.items() if audio.waveform is not None and not audio.problem}
-    if metric.needs_waveform:
-        for key, name in ((row, ""), ("reference", "reference: ")):
-            if key in loaded and key not in usable:
-                return Outcome("failed", reason=name + loaded[key].problem)
+    problem = loaded[row].problem
     sample = Sample(
         row=row,
         waveform=usable.get(row, np.zeros(0, dtype=np.float32)),
-        reference=usable.get("reference"),
+        reference=usable.get(REFERENCE),
         input_audio=usable.get(INPUT),
         sample_rate=job.sample_rate,
         item=job.item,
+        reference_problem=loaded[REFERENCE].problem if REFERENCE in loaded else "",
     )
-    try:
-        value = float(metric(sample))
-    except MetricFailure as failure:
-        return Outcome("failed", reason=str(failure))
-    except NotApplicable as nothing:
-        return Outcome("not_applicable", reason=str(nothing))
-    except Exception as error:
-        error.add_note(f"while measuring {metric.card.name} ({row}) of {job.item.task} {job.item.audio_id!r}")
-        raise
-    if not math.isfinite(value):
-        return Outcome("failed", reason=f"the metric gave {value}")
-    return Outcome("ok", value)
+    outcomes: dict[str, Outcome] = {}
+    for metric in job.metrics:
+        if problem and metric.needs_waveform:
+            outcomes |= {card.name: Outcome("failed", reason=problem) for card in metric.cards}
+        else:
+            outcomes |= measure(metric, sample)
+    return outcomes
 
 
 def write_clips(loaded: dict[str, Loaded], job: Job) -> tuple[dict[str, ClipResult], float]:

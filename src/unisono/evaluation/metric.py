@@ -1,25 +1,24 @@
-"""What a metric is: a card that says how the number is made, and one function from a sample to a number.
+"""What a metric is: cards that say how its numbers are made, and one function from a sample to the numbers.
 
-A metric that cannot give an honest number for an item raises `MetricFailure` (the item is at fault: silent, too short,
-missing) or `NotApplicable` (there is nothing to measure). Neither ever enters a mean; both are counted and shown.
+A metric that cannot give an honest number for an item says so: `MetricFailure` (the item is at fault: silent, too
+short, missing) or `NotApplicable` (there is nothing to measure). Neither ever enters a mean; both are counted and
+shown.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import numpy as np
+if TYPE_CHECKING:
+    from unisono.evaluation.items import EvaluationItem, Sample
 
-from unisono.media.locations import Location
-
-MODEL, CODED, INPUT = "model", "reference_coded", "input"
-"""Rows of every table: what the model made, the reference through the autoencoder and back, the input as it came."""
-
-ROW_TITLES = {MODEL: "Model", CODED: "Reference coded by the autoencoder", INPUT: "Input itself"}
+logger = logging.getLogger(__name__)
 
 FRAME_LOCKED_TASKS = frozenset(
     {"speech_enhancement", "audio_super_resolution", "singing_acoustic_modeling", "video_to_audio"}
@@ -29,63 +28,24 @@ chooses the timing, and spectra are compared after dynamic time warping."""
 
 
 @dataclass(frozen=True)
-class EvaluationItem:
-    """One generated test item.
-
-    Attributes:
-        audio_id: unique within its task; may hold any character.
-        task: name from the task table (`unisono.tasks`); an unknown one gets the metrics that fit every task.
-        instruction: what the model was told.
-        content_text: caption, sentence, or name of the noisy file; shown in the report.
-        generated: file the model wrote; if it is missing or broken that is a reported failure.
-        reference: target recording, where there is one.
-        input_audio: the recording the model was given (noisy speech), where there is one.
-        predicted_duration_s: length in seconds that the model's duration predictor asked for.
-        true_duration_s: length in seconds of the reference.
-        details: anything else worth showing (seed, steps, phonemes, snr_db); `events`, a list with one object per
-            sound event, switches on the event count.
-    """
-
-    audio_id: str
-    task: str
-    instruction: str
-    content_text: str
-    generated: Path
-    reference: Path | Location | None = None
-    input_audio: Path | Location | None = None
-    predicted_duration_s: float | None = None
-    true_duration_s: float | None = None
-    details: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One item's audio in one row of the table: mono float waveforms ``(S,)``, finite and not silent, all at
-    ``sample_rate`` Hz. ``waveform`` is judged; it is the generated one only where ``row`` is `MODEL`."""
-
-    row: str
-    waveform: np.ndarray
-    reference: np.ndarray | None
-    input_audio: np.ndarray | None
-    sample_rate: int
-    item: EvaluationItem
-
-
-@dataclass(frozen=True)
 class MetricCard:
     """How a number was made. Numbers may be compared only where the whole card is the same.
 
     Attributes:
-        name: key in metrics.json.
+        name: key in metrics.json; unique. What moves the number so far that it is another metric is part of it
+            (`pesq_wb`, `fd_panns16k`).
         title: column heading.
-        unit: "dB", "s", "%" or "" for pure numbers.
+        unit: "dB", "s", "%", "cents" or "" for pure numbers.
         direction: which end is good.
         value_range: in words, such as "0 to 100 dB, 0 for identical signals".
+        definition: what is computed, in a sentence or two.
+        blind_to: what it does not hear, and how to read it.
+        source: paper or equation it comes from.
         implementation: library or module that computes it.
         version: version of that library.
         parameters: every choice that moves the number.
-        note: what it does not hear, and how to read it.
         decimals: digits after the point in the report.
+        scope: whether every item has a number, or only all items together.
     """
 
     name: str
@@ -93,11 +53,14 @@ class MetricCard:
     unit: str
     direction: Literal["lower", "higher"]
     value_range: str
+    definition: str
+    blind_to: str
+    source: str
     implementation: str
     version: str
     parameters: dict[str, Any]
-    note: str = ""
     decimals: int = 2
+    scope: Literal["item", "set"] = "item"
 
 
 class MetricFailure(Exception):
@@ -108,28 +71,43 @@ class NotApplicable(Exception):
     """There is nothing to measure here (no reference, no predicted duration); counted apart from failures."""
 
 
-class Metric(Protocol):
-    """A per-item metric. Instances are picklable: they travel to worker processes."""
+NoValue = MetricFailure | NotApplicable
+
+BUG = "unexpected error"
+"""How the reason begins where a metric failed by a fault of its own."""
+
+
+class Metric(ABC):
+    """One measurement of one sample, which gives one number or several. Instances are picklable: they travel to worker
+    processes.
+
+    Attributes:
+        tasks: names of the tasks whose items get it; empty for all.
+        needs_waveform: False if the numbers come from the item's other fields, so that they exist without any audio.
+        libraries: modules of the `eval` extra that it imports when it is called.
+    """
+
+    tasks: ClassVar[frozenset[str]] = frozenset()
+    needs_waveform: ClassVar[bool] = True
+    libraries: ClassVar[tuple[str, ...]] = ()
 
     @property
-    def card(self) -> MetricCard: ...
+    @abstractmethod
+    def cards(self) -> tuple[MetricCard, ...]:
+        """A card for each number, in the order of the report's columns."""
 
-    @property
-    def needs_waveform(self) -> bool:
-        """False if the number comes from the item's other fields, so that it exists without any audio."""
-        ...
+    @abstractmethod
+    def __call__(self, sample: Sample) -> Mapping[str, float | NoValue]:
+        """The numbers by the names of the cards. A reason in place of a number withholds that one; raised, all."""
 
     def applies_to(self, item: EvaluationItem) -> bool:
         """Whether the item gets this metric at all, by its task and what is known about it."""
-        ...
+        return not self.tasks or item.task in self.tasks
 
-    def missing_library(self) -> str | None:
-        """Name of the optional library that is not installed, or None."""
-        ...
-
-    def __call__(self, sample: Sample) -> float:
-        """The number for one sample. Raises `MetricFailure` or `NotApplicable`."""
-        ...
+    def unavailable(self) -> str | None:
+        """Why it cannot run here, or None."""
+        absent = [name for name in self.libraries if not importlib.util.find_spec(name)]
+        return f"{' and '.join(absent)} not installed; run: pip install 'unisono[eval]'" if absent else None
 
 
 @dataclass(frozen=True)
@@ -143,6 +121,52 @@ class Outcome:
     def __post_init__(self) -> None:
         assert (self.status == "ok") == (self.value is not None)
 
+    @staticmethod
+    def of(value: float | NoValue) -> Outcome:
+        """The outcome of a number or a reason; a number that is not finite is a failure."""
+        if isinstance(value, NotApplicable):
+            return Outcome("not_applicable", reason=str(value))
+        if isinstance(value, MetricFailure):
+            return Outcome("failed", reason=str(value))
+        value = float(value)
+        finite = value - value == 0
+        return Outcome("ok", value) if finite else Outcome("failed", reason=f"the metric gave {value}")
+
+
+@dataclass(frozen=True)
+class SetOutcome:
+    """What a metric of all items together gave for one row: a finite value, or the reason why there is none.
+
+    Attributes:
+        n: clips that were judged.
+        missing: clips that should have been and could not.
+        conditions: what else must agree before two values may be compared, such as the reference set and its size.
+    """
+
+    value: float | None
+    n: int
+    missing: int = 0
+    reason: str = ""
+    conditions: dict[str, Any] = field(default_factory=dict)
+
+
+def measure(metric: Metric, sample: Sample) -> dict[str, Outcome]:
+    """Every number of a metric, or the reason why there is none.
+
+    Any other exception is a bug. It costs its own numbers and is told as such; an hour of others is not lost for it.
+    """
+    names = [card.name for card in metric.cards]
+    try:
+        values = metric(sample)
+    except (MetricFailure, NotApplicable) as reason:
+        return dict.fromkeys(names, Outcome.of(reason))
+    except Exception as error:
+        where = f"while measuring {names[0]} ({sample.row}) of {sample.item.task} {sample.item.audio_id!r}"
+        logger.exception("unexpected error %s", where)
+        return dict.fromkeys(names, Outcome("failed", reason=f"{BUG} ({type(error).__name__}: {error}) {where}"))
+    assert set(values) == set(names), f"{type(metric).__name__} gave {list(values)}, its cards are {names}"
+    return {name: Outcome.of(values[name]) for name in names}
+
 
 def library_version(name: str) -> str:
     """Version of an installed distribution, or "not installed"."""
@@ -150,35 +174,3 @@ def library_version(name: str) -> str:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return "not installed"
-
-
-def missing(module: str) -> str | None:
-    """``module`` if it cannot be imported, else None; nothing is imported to find out."""
-    return None if importlib.util.find_spec(module) else module
-
-
-def reference_of(sample: Sample) -> np.ndarray:
-    """The reference waveform ``(S,)``; without one there is nothing to compare with."""
-    if sample.reference is None:
-        raise NotApplicable("the item has no reference")
-    return sample.reference
-
-
-ALIGNMENT_TOLERANCE_S = 0.05
-ALIGNMENT_TOLERANCE_SHARE = 0.02
-
-
-def common_length(waveform: np.ndarray, reference: np.ndarray, sample_rate: int) -> tuple[np.ndarray, np.ndarray]:
-    """Both cut to the shorter one's length, for metrics that compare sample by sample or frame by frame.
-
-    A latent frame more or less is no fault; beyond 0.05 s or 2 % of the reference, whichever is larger, the two are not
-    the same recording any more and a comparison of what they share would hide what is missing: `MetricFailure`.
-    """
-    tolerance = max(ALIGNMENT_TOLERANCE_S * sample_rate, ALIGNMENT_TOLERANCE_SHARE * len(reference))
-    if abs(len(waveform) - len(reference)) > tolerance:
-        raise MetricFailure(
-            f"{len(waveform) / sample_rate:.2f} s against {len(reference) / sample_rate:.2f} s of reference: "
-            f"lengths differ by more than {tolerance / sample_rate:.2f} s"
-        )
-    length = min(len(waveform), len(reference))
-    return waveform[:length], reference[:length]

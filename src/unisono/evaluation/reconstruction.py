@@ -11,70 +11,20 @@ from typing import Any
 import numpy as np
 import torch
 
-import unisono
 from unisono.errors import UserError
+from unisono.evaluation.items import CODED, EvaluationItem, Sample
 from unisono.evaluation.measure import SILENCE_PEAK
-from unisono.evaluation.metric import (
-    CODED,
-    EvaluationItem,
-    Metric,
-    MetricCard,
-    MetricFailure,
-    Outcome,
-    Sample,
-    common_length,
-    reference_of,
-)
-from unisono.evaluation.spectral import LogSpectralDistance, MelDistance
-from unisono.evaluation.speech import SiSdr
+from unisono.evaluation.metric import Metric, MetricCard, Outcome, measure
+from unisono.evaluation.metrics.lsd import LogSpectralDistance
+from unisono.evaluation.metrics.mel_distance import MelDistance
+from unisono.evaluation.metrics.si_sdr import SiSdr
+from unisono.evaluation.metrics.stft_distance import MultiResolutionStft
 from unisono.features.mel import MelFrontEnd
 from unisono.files import write_json
 from unisono.media.audio import read_audio, write_audio
 from unisono.models.autoencoder import Autoencoder
 
 REPORT = "reconstruction.json"
-
-
-@dataclass(frozen=True)
-class MultiResolutionStft:
-    """The distance of magnitude spectra that autoencoders and vocoders are trained with, as a metric."""
-
-    sample_rate: int
-    needs_waveform: bool = True
-
-    @property
-    def card(self) -> MetricCard:
-        return MetricCard(
-            name="stft_distance",
-            title="STFT distance",
-            unit="",
-            direction="lower",
-            value_range="0 (identical magnitudes) upwards, seldom above 5",
-            implementation="unisono.training.reconstruction_losses.MultiResolutionSTFTDistance",
-            version=unisono.__version__,
-            parameters={
-                "sample_rate": self.sample_rate,
-                "resolutions": "n_fft, hop, window (1024, 120, 600), (2048, 240, 1200), (512, 50, 240); mean of three",
-                "terms": "spectral convergence + mean absolute difference of natural-log magnitudes",
-                "floor": "1e-4, of a full-scale sine of magnitude 1",
-            },
-            note="Yamamoto, Song and Kim 2020, equations 4 to 6. Hears no phase.",
-            decimals=3,
-        )
-
-    def applies_to(self, item: EvaluationItem) -> bool:
-        return True
-
-    def missing_library(self) -> str | None:
-        return None
-
-    def __call__(self, sample: Sample) -> float:
-        from unisono.training.reconstruction_losses import MultiResolutionSTFTDistance
-
-        waveform, reference = common_length(sample.waveform, reference_of(sample), sample.sample_rate)
-        judged, true = (torch.from_numpy(np.ascontiguousarray(x, np.float32))[None] for x in (waveform, reference))
-        with torch.no_grad():
-            return float(MultiResolutionSTFTDistance()(judged, true, torch.tensor([true.shape[1]])))
 
 
 def reconstruction_metrics(sample_rate: int) -> list[Metric]:
@@ -202,7 +152,7 @@ def reconstruction_report(
         "latent_rate_hz": autoencoder.latent_rate_hz,
         "latent_dim": autoencoder.latent_dim,
     }
-    report = ReconstructionReport(facts, [metric.card for metric in metrics], files)
+    report = ReconstructionReport(facts, [card for metric in metrics for card in metric.cards], files)
     if output_dir is not None:
         write_json(output_dir / REPORT, report.as_json())
     return report
@@ -235,16 +185,9 @@ def _outcomes(
     elif np.abs(reference).max() < SILENCE_PEAK:
         problem = "the recording is silent"
     sample = Sample(CODED, decoded, reference, None, sample_rate, item)
-    return {metric.card.name: _outcome(metric, sample, problem) for metric in metrics}
-
-
-def _outcome(metric: Metric, sample: Sample, problem: str) -> Outcome:
-    if (library := metric.missing_library()) is not None:
-        return Outcome("failed", reason=f"{library} is not installed; pip install 'unisono[eval]'")
-    if problem:
-        return Outcome("failed", reason=problem)
-    try:
-        value = metric(sample)
-    except MetricFailure as error:
-        return Outcome("failed", reason=str(error))
-    return Outcome("ok", value) if math.isfinite(value) else Outcome("failed", reason=f"the value is {value}")
+    outcomes: dict[str, Outcome] = {}
+    for metric in metrics:
+        reason = metric.unavailable() or problem
+        failed = {card.name: Outcome("failed", reason=reason) for card in metric.cards}
+        outcomes |= failed if reason else measure(metric, sample)
+    return outcomes

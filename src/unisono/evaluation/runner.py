@@ -9,123 +9,125 @@ output_dir/
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import multiprocessing
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from dataclasses import asdict
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from unisono.errors import UserError
-from unisono.evaluation import retrieval
-from unisono.evaluation.catalogue import default_metrics
-from unisono.evaluation.measure import ItemResult, Job, Loaded, checked, load, measure_item
-from unisono.evaluation.metric import CODED, MODEL, EvaluationItem, Metric, MetricCard, Outcome
-from unisono.evaluation.report import write_report
-from unisono.evaluation.summary import (
-    Failure,
-    Summary,
-    TaskSummary,
-    summarise_task,
-    summary_as_dict,
-    to_json,
-    write_text,
-)
-from unisono.features.mel import MelFrontEnd
+from unisono.evaluation.catalogue import AnyMetric, metric_names, metrics_of
+from unisono.evaluation.collection import CollectionMetric
+from unisono.evaluation.items import EvaluationItem
+from unisono.evaluation.jobs import run_jobs, worker_count
+from unisono.evaluation.listening import Ears, Heard, listen, load_ears
+from unisono.evaluation.measure import ItemResult, Job, Loaded, checked, load
+from unisono.evaluation.metric import Metric, MetricCard
+from unisono.evaluation.networks.hearing import default_cache
+from unisono.evaluation.report.page import write_report
+from unisono.evaluation.results import write_results
+from unisono.evaluation.summary import Failure, Summary, TaskSummary, summarise_task
+from unisono.suggest import did_you_mean
 
-MAX_WORKERS = 16
-_EVAL_EXTRA = "pip install 'unisono[eval]'"
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+Recode = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What an evaluation measures, and with what.
+
+    Attributes:
+        sample_rate: Hz at which everything is compared; other files are resampled, and the report says so.
+        metrics: names of those wanted; None for all of the task.
+        skip: names of those left out.
+        networks: weights by network (`unisono.evaluation.networks.table`).
+        device: torch device of the networks.
+        cache: folder of what the networks heard; None keeps nothing.
+        workers: processes that measure; None for one per core, 0 to measure in this process. With workers the calling
+            script needs the usual ``if __name__ == "__main__":`` guard.
+        progress: show progress bars.
+    """
+
+    sample_rate: int = 24_000
+    metrics: Sequence[str] | None = None
+    skip: Sequence[str] = ()
+    networks: Mapping[str, Any] = field(default_factory=dict)
+    device: str = "cpu"
+    cache: Path | None = field(default_factory=default_cache)
+    workers: int | None = None
+    progress: bool = True
 
 
 def evaluate(
     items: Sequence[EvaluationItem],
     output_dir: Path,
+    settings: Settings,
     *,
-    sample_rate: int,
-    recode: Callable[[np.ndarray], np.ndarray] | None,
-    history: Path | None,
     title: str,
-    workers: int | None = None,
-    progress: bool = True,
+    recode: Recode | None = None,
+    reference_set: Sequence[Path] = (),
+    history: Path | None = None,
     facts: Mapping[str, str] | None = None,
 ) -> Summary:
     """Measure generated items and write the report.
 
     Whatever is wrong with one item (missing, silent, too long) becomes a counted failure of that item. The numbers do
-    not depend on ``workers``.
+    not depend on the number of workers.
 
     Args:
         items: what was generated; ``(task, audio_id)`` must be unique.
         output_dir: made if needed; files of an earlier evaluation are overwritten.
-        sample_rate: Hz at which everything is compared; other files are resampled, and the report says so.
-        recode: waveform ``(S,)`` float32 at ``sample_rate`` -> the same through the autoencoder and back; called in
-            this process once per reference. None leaves that row out.
-        history: the run's metrics.jsonl, for the loss curves.
+        settings: what to measure, and with what.
         title: heading of the report.
-        workers: processes to spawn; None means one per CPU core but one, at most 16; 0 measures in this process. With
-            workers the calling script needs the usual ``if __name__ == "__main__":`` guard.
-        progress: show a progress bar.
+        recode: waveform ``(S,)`` float32 at the sample rate -> the same through the autoencoder and back; called in
+            this process once per reference. None leaves that row out.
+        reference_set: recordings that stand for the reference of Fréchet and kernel distances without belonging to an
+            item.
+        history: the run's metrics.jsonl, for the loss curves.
         facts: more lines for the report's "run" table, such as checkpoint or git revision.
 
     Raises:
-        UserError: ids used twice, a negative number of workers, or a sample rate below 8 kHz.
+        UserError: no items, ids used twice, settings out of range, weights that cannot be loaded.
     """
     check_items(items)
-    num_workers = worker_count(workers, len(items))
+    num_workers = worker_count(settings.workers, len(items), busy=recode is not None)
+    wanted = wanted_metrics(settings, items)
+    of_items = [metric for metric in wanted if isinstance(metric, Metric)]
+    of_tasks = [metric for metric in wanted if isinstance(metric, CollectionMetric)]
+    ears = load_ears(of_tasks, settings.networks, settings.device, settings.cache)
     output_dir = Path(output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
-    metrics = default_metrics(sample_rate)
-    unavailable, available = split_by_library(metrics, items)
 
-    jobs = make_jobs(items, output_dir, sample_rate, available, recode)
-    results = run_jobs(jobs, len(items), num_workers, progress)
-    add_retrieval(items, results)
+    jobs = make_jobs(items, output_dir, settings.sample_rate, of_items, recode)
+    results = run_jobs(jobs, len(items), num_workers, settings.progress)
+    heard = listen(items, results, of_tasks, ears, output_dir, reference_set, settings.progress)
 
-    cards = used_cards(metrics, sample_rate, results)
+    drop_unasked(results, heard, settings)
+    cards = used_cards(wanted, heard, results)
+    tasks = summarise_tasks(items, results, cards, heard)
     summary = Summary(
         title=title,
-        sample_rate=sample_rate,
-        tasks=summarise_tasks(items, results, cards),
+        sample_rate=settings.sample_rate,
+        tasks=tasks,
         cards=cards,
-        unavailable=unavailable,
-        failures=tuple(collect_failures(items, results)),
+        unavailable=unavailable(wanted, ears),
+        failures=tuple(collect_failures(items, results, tasks)),
         report=output_dir / "report.html",
         metrics_file=output_dir / "metrics.json",
         items_file=output_dir / "items.jsonl",
     )
-    write_numbers(summary, items, results)
+    write_results(summary, items, results)
     write_report(summary, items, results, history, facts or {})
     return summary
 
 
-def summarise_tasks(
-    items: Sequence[EvaluationItem], results: Sequence[ItemResult], cards: Mapping[str, MetricCard]
-) -> dict[str, TaskSummary]:
-    """Means per task, in the order in which the tasks come first."""
-    tasks = {}
-    for task in dict.fromkeys(item.task for item in items):
-        of_task = [result.outcomes for item, result in zip(items, results, strict=True) if item.task == task]
-        tasks[task] = summarise_task(of_task, cards)
-    return tasks
-
-
-def write_numbers(summary: Summary, items: Sequence[EvaluationItem], results: Sequence[ItemResult]) -> None:
-    """``items.jsonl`` and ``metrics.json``."""
-    lines = (to_json(item_record(item, result)) + "\n" for item, result in zip(items, results, strict=True))
-    write_text(summary.items_file, "".join(lines))
-    write_text(summary.metrics_file, to_json(summary_as_dict(summary), indent=2) + "\n")
-
-
 def check_items(items: Sequence[EvaluationItem]) -> None:
     """Ids name files and join results: each must be unique within its task."""
+    if not items:
+        raise UserError("there are no items to evaluate; check the data sets, or the folders that were given")
     seen: set[tuple[str, str]] = set()
     for item in items:
         key = (item.task, item.audio_id)
@@ -134,29 +136,70 @@ def check_items(items: Sequence[EvaluationItem]) -> None:
         seen.add(key)
 
 
-def split_by_library(metrics: Iterable[Metric], items: Sequence[EvaluationItem]) -> tuple[dict[str, str], list[Metric]]:
-    """Metrics that cannot run here (name -> reason; only those some item wants), and those that can."""
-    unavailable, available = {}, []
-    for metric in metrics:
-        library = metric.missing_library()
-        if library is None:
-            available.append(metric)
-        elif any(metric.applies_to(item) for item in items):
-            unavailable[metric.card.name] = f"{library} is not installed: {_EVAL_EXTRA}"
-    return unavailable, available
+def wanted_metrics(settings: Settings, items: Sequence[EvaluationItem]) -> list[AnyMetric]:
+    """Those of the catalogue that some item gets and that were asked for; a name that does not exist is an error."""
+    everything = metrics_of(settings.sample_rate)
+    known = [name for metric in everything for name in metric_names(metric)]
+    for name in (*(settings.metrics or ()), *settings.skip):
+        if name not in known:
+            raise UserError(f"there is no metric {name!r}; {did_you_mean(name, known)}")
+    wanted = []
+    for metric in everything:
+        names = set(metric_names(metric))
+        asked = settings.metrics is None or names & set(settings.metrics)
+        applies = any(metric.applies_to(item) for item in items)
+        if asked and applies and not names <= set(settings.skip):
+            wanted.append(metric)
+    return wanted
 
 
-def worker_count(workers: int | None, n_items: int) -> int:
-    """How many processes to spawn; see ``evaluate``."""
-    if workers is not None and workers < 0:
-        raise UserError(
-            f"workers is {workers}; use 0 (no extra process), a positive number, or none for one per core but one"
-        )
-    if workers is None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        # One core stays for this process, which codes the references: torch's threads spin when they have to share.
-        workers = min(max(1, cores - 1), MAX_WORKERS)
-    return min(workers, n_items)
+def drop_unasked(results: Sequence[ItemResult], heard: Heard, settings: Settings) -> None:
+    """Numbers that came along with one that was asked for."""
+    tables: list[dict[str, Any]] = [by_metric for result in results for by_metric in result.outcomes.values()]
+    tables += [by_metric for rows in heard.sets.values() for by_metric in rows.values()]
+    for table in tables:
+        for name in list(table):
+            if name in settings.skip or (settings.metrics is not None and name not in settings.metrics):
+                del table[name]
+
+
+def unavailable(wanted: Iterable[AnyMetric], ears: Ears) -> dict[str, str]:
+    """Metrics without which the report is not complete, by name, with the reason."""
+    reasons: dict[str, str] = {}
+    for metric in wanted:
+        reason = metric.unavailable()
+        if reason is None and isinstance(metric, CollectionMetric):
+            reason = ears.absent.get(metric.network)
+        if reason is not None:
+            reasons |= dict.fromkeys(metric_names(metric), reason)
+    return reasons
+
+
+def make_jobs(
+    items: Sequence[EvaluationItem],
+    output_dir: Path,
+    sample_rate: int,
+    metrics: Sequence[Metric],
+    recode: Recode | None,
+) -> Iterator[Job]:
+    """One job per item, made when it is asked for: the autoencoder runs here while the workers measure."""
+    available = [metric for metric in metrics if metric.unavailable() is None]
+    for item, folder in zip(items, folder_names(items), strict=True):
+        coded = None
+        if recode is not None and item.reference is not None:
+            try:
+                coded = code_reference(load(item.reference, sample_rate), recode)
+            except Exception as error:
+                error.add_note(f"while coding the reference of {item.task} {item.audio_id!r}")
+                raise
+        applying = tuple(metric for metric in available if metric.applies_to(item))
+        yield Job(item, folder, output_dir, sample_rate, applying, coded)
+
+
+def code_reference(reference: Loaded, recode: Recode) -> Loaded:
+    if reference.waveform is None:
+        return Loaded(None, f"reference: {reference.problem}")
+    return checked(np.asarray(recode(reference.waveform)), [])
 
 
 def folder_names(items: Sequence[EvaluationItem]) -> list[str]:
@@ -187,155 +230,41 @@ def short_hash(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", errors="surrogatepass")).hexdigest()[:12]
 
 
-def make_jobs(
-    items: Sequence[EvaluationItem],
-    output_dir: Path,
-    sample_rate: int,
-    metrics: Sequence[Metric],
-    recode: Callable[[np.ndarray], np.ndarray] | None,
-) -> Iterator[Job]:
-    """One job per item, made when it is asked for: the autoencoder runs here while the workers measure."""
-    for item, folder in zip(items, folder_names(items), strict=True):
-        coded = None
-        if recode is not None and item.reference is not None:
-            try:
-                coded = code_reference(load(item.reference, sample_rate), recode)
-            except Exception as error:
-                error.add_note(f"while coding the reference of {item.task} {item.audio_id!r}")
-                raise
-        yield Job(
-            item=item,
-            folder=folder,
-            output_dir=output_dir,
-            sample_rate=sample_rate,
-            metrics=tuple(metric for metric in metrics if metric.applies_to(item)),
-            coded=coded,
-            with_statistics=item.task in retrieval.TASKS,
-        )
+def summarise_tasks(
+    items: Sequence[EvaluationItem], results: Sequence[ItemResult], cards: Mapping[str, MetricCard], heard: Heard
+) -> dict[str, TaskSummary]:
+    """Means per task, in the order in which the tasks come first."""
+    tasks = {}
+    for task in dict.fromkeys(item.task for item in items):
+        of_task = [result.outcomes for item, result in zip(items, results, strict=True) if item.task == task]
+        tasks[task] = summarise_task(of_task, cards, heard.sets.get(task))
+    return tasks
 
 
-def code_reference(reference: Loaded, recode: Callable[[np.ndarray], np.ndarray]) -> Loaded:
-    if reference.waveform is None:
-        return Loaded(None, f"reference: {reference.problem}")
-    return checked(np.asarray(recode(reference.waveform)), [])
-
-
-def run_jobs(jobs: Iterable[Job], total: int, workers: int, progress: bool) -> list[ItemResult]:
-    """Results in the order of the jobs; at most two jobs per worker wait, so that memory stays bounded."""
-    bar = tqdm(total=total, desc="evaluate", unit="item", disable=not progress)
-    results: dict[int, ItemResult] = {}
-    with bar:
-        if workers == 0:
-            for i, job in enumerate(jobs):
-                results[i] = measure_item(job)
-                bar.update()
-            return [results[i] for i in range(len(results))]
-        # Spawn: forking a process that holds torch and its threads may hang.
-        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-            pending: dict[Future[ItemResult], int] = {}
-            try:
-                for i, job in enumerate(jobs):
-                    if len(pending) >= 2 * workers:
-                        collect(pending, results, bar)
-                    with single_threaded_children():
-                        pending[pool.submit(measure_item, job)] = i
-                while pending:
-                    collect(pending, results, bar)
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-    return [results[i] for i in range(len(results))]
-
-
-def collect(pending: dict[Future[ItemResult], int], results: dict[int, ItemResult], bar: tqdm) -> None:
-    """Wait for at least one job and take its result; an error in a worker is raised here."""
-    done, _ = wait(pending, return_when=FIRST_COMPLETED)
-    for future in done:
-        results[pending.pop(future)] = future.result()
-        bar.update()
-
-
-@contextlib.contextmanager
-def single_threaded_children() -> Iterator[None]:
-    """Processes started within get one BLAS thread each: one worker per core is enough for all cores."""
-    before = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
-    os.environ.update(dict.fromkeys(_THREAD_VARIABLES, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
-def add_retrieval(items: Sequence[EvaluationItem], results: Sequence[ItemResult]) -> None:
-    """Add the retrieval metrics to the outcomes; they need all items of a task at once."""
-    for task in retrieval.TASKS:
-        of_task = [(i, r) for i, r in zip(items, results, strict=True) if i.task == task]
-        references = {
-            item.audio_id: retrieval.Candidate(item.content_text, result.statistics["reference"])
-            for item, result in of_task
-            if "reference" in result.statistics
-        }
-        for item, result in of_task:
-            for row in (MODEL, CODED):
-                if row in result.outcomes:
-                    result.outcomes[row].update(retrieval_outcomes(row, item, result, references))
-
-
-def retrieval_outcomes(
-    row: str, item: EvaluationItem, result: ItemResult, references: Mapping[str, retrieval.Candidate]
-) -> dict[str, Outcome]:
-    """The three retrieval numbers of one row of one item, or one reason for all three."""
-    names = tuple(retrieval.retrieval_values(retrieval.Rank(1, 1)))
-    if item.reference is None:
-        return dict.fromkeys(names, Outcome("not_applicable", reason="the item has no reference"))
-    if item.audio_id not in references:
-        problem = f"reference: {result.clips['reference'].problem}"
-        return dict.fromkeys(names, Outcome("failed", reason=problem))
-    if row not in result.statistics:
-        return dict.fromkeys(names, Outcome("failed", reason=result.clips[row].problem))
-    rank = retrieval.rank_own_reference(result.statistics[row], item.audio_id, references)
-    if rank.candidates < 2:
-        return dict.fromkeys(names, Outcome("not_applicable", reason="no other reference with another text"))
-    return {name: Outcome("ok", value) for name, value in retrieval.retrieval_values(rank).items()}
-
-
-def used_cards(metrics: Iterable[Metric], sample_rate: int, results: Sequence[ItemResult]) -> dict[str, MetricCard]:
-    """Cards of the metrics that some item has an outcome of, in the order of the columns."""
-    cards = [metric.card for metric in metrics]
-    # Retrieval stands before the durations, which are no quality of the sound.
-    place = next((i for i, card in enumerate(cards) if card.name.startswith("duration")), len(cards))
-    cards[place:place] = retrieval.retrieval_cards(MelFrontEnd.for_rate(sample_rate))
+def used_cards(metrics: Iterable[AnyMetric], heard: Heard, results: Sequence[ItemResult]) -> dict[str, MetricCard]:
+    """Cards of the numbers that some row has, in the order of the columns."""
     used = {name for result in results for by_metric in result.outcomes.values() for name in by_metric}
-    return {card.name: card for card in cards if card.name in used}
+    used |= {name for rows in heard.sets.values() for by_metric in rows.values() for name in by_metric}
+    cards: dict[str, MetricCard] = {}
+    for metric in metrics:
+        if isinstance(metric, Metric):
+            cards |= {card.name: card for card in metric.cards}
+        else:
+            cards |= {name: heard.cards[name] for name in metric.names if name in heard.cards}
+    return {name: card for name, card in cards.items() if name in used}
 
 
-def collect_failures(items: Sequence[EvaluationItem], results: Sequence[ItemResult]) -> Iterator[Failure]:
+def collect_failures(
+    items: Sequence[EvaluationItem], results: Sequence[ItemResult], tasks: Mapping[str, TaskSummary]
+) -> Iterator[Failure]:
+    """Every number that could not be had; of all items together under an empty id."""
     for item, result in zip(items, results, strict=True):
         for row, by_metric in result.outcomes.items():
             for metric, outcome in by_metric.items():
                 if outcome.status == "failed":
                     yield Failure(item.task, item.audio_id, row, metric, outcome.reason)
-
-
-def item_record(item: EvaluationItem, result: ItemResult) -> dict[str, Any]:
-    """One line of items.jsonl; files relative to the output folder, a number or null with the reason beside it."""
-    reasons = {
-        row: {name: f"{o.status}: {o.reason}" for name, o in by_metric.items() if o.value is None}
-        for row, by_metric in result.outcomes.items()
-    }
-    return {
-        "audio_id": item.audio_id,
-        "task": item.task,
-        "instruction": item.instruction,
-        "content_text": item.content_text,
-        "predicted_duration_s": item.predicted_duration_s,
-        "true_duration_s": item.true_duration_s,
-        "metrics": {row: {name: o.value for name, o in named.items()} for row, named in result.outcomes.items()},
-        "without_value": {row: named for row, named in reasons.items() if named},
-        "clips": {key: asdict(clip) for key, clip in result.clips.items()},
-        "details": item.details,
-    }
+    for task, summary in tasks.items():
+        for row, means in summary.means.items():
+            for metric, mean in means.items():
+                if mean.problem:
+                    yield Failure(task, "", row, metric, mean.problem)

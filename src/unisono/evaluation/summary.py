@@ -1,17 +1,17 @@
-"""Means with their uncertainty, which row is best, and the two result files (metrics.json, items.jsonl)."""
+"""Means with their uncertainty, and which row is best."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from unisono.evaluation.metric import MetricCard, Outcome
+from unisono.evaluation.metric import MetricCard, Outcome, SetOutcome
 from unisono.files import replaced_file
 
 Outcomes = Mapping[str, Mapping[str, Outcome]]
@@ -20,7 +20,7 @@ Outcomes = Mapping[str, Mapping[str, Outcome]]
 
 @dataclass(frozen=True)
 class Mean:
-    """Mean of one metric in one row over the items that have a value.
+    """Mean of one metric in one row over the items that have a value, or the one value of all items together.
 
     Attributes:
         mean: None where no item has a value.
@@ -29,6 +29,8 @@ class Mean:
         interval95: Student's t interval of the mean; it covers the choice of items, not of seeds.
         failed: items without a value because something is wrong with them.
         not_applicable: items without a value because there is nothing to measure.
+        problem: why there is no value, where the metric is one of all items together.
+        conditions: what else must agree before two values of such a metric may be compared: reference set, sizes.
     """
 
     mean: float | None
@@ -37,6 +39,8 @@ class Mean:
     interval95: tuple[float, float] | None
     failed: int
     not_applicable: int
+    problem: str = ""
+    conditions: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -117,6 +121,20 @@ def mean_of(outcomes: Sequence[Outcome]) -> Mean:
     )
 
 
+def value_of(outcome: SetOutcome) -> Mean:
+    """A number of all items together, in the form of a mean."""
+    return Mean(
+        mean=outcome.value,
+        n=outcome.n,
+        standard_error=None,
+        interval95=None,
+        failed=outcome.missing,
+        not_applicable=0,
+        problem=outcome.reason,
+        conditions=outcome.conditions,
+    )
+
+
 def best_row(values: Mapping[str, Mapping[int, float]], lower_is_better: bool) -> tuple[str | None, int]:
     """The row with the best mean over the items that every row has, and how many items these are.
 
@@ -135,14 +153,22 @@ def best_row(values: Mapping[str, Mapping[int, float]], lower_is_better: bool) -
     return (winners[0] if len(winners) == 1 else None), len(shared)
 
 
-def summarise_task(results: Sequence[Outcomes], cards: Mapping[str, MetricCard]) -> TaskSummary:
-    """Means of one task's items, each ``row -> metric -> outcome``."""
+def summarise_task(
+    results: Sequence[Outcomes],
+    cards: Mapping[str, MetricCard],
+    sets: Mapping[str, Mapping[str, SetOutcome]] | None = None,
+) -> TaskSummary:
+    """Means of one task's items, each ``row -> metric -> outcome``, beside the numbers of all items together,
+    ``row -> metric -> outcome``."""
+    sets = sets or {}
     rows = list(dict.fromkeys(row for outcomes in results for row in outcomes))
-    metrics = [name for name in cards if any(name in by_metric for o in results for by_metric in o.values())]
     means: dict[str, dict[str, Mean]] = {row: {} for row in rows}
     best: dict[str, str] = {}
     compared_n: dict[str, int] = {}
-    for metric in metrics:
+    for metric in cards:
+        for row in rows:
+            if metric in sets.get(row, {}):
+                means[row][metric] = value_of(sets[row][metric])
         values: dict[str, dict[int, float]] = {}
         for row in rows:
             found = {i: o[row][metric] for i, o in enumerate(results) if row in o and metric in o[row]}
@@ -153,23 +179,6 @@ def summarise_task(results: Sequence[Outcomes], cards: Mapping[str, MetricCard])
         if winner is not None:
             best[metric], compared_n[metric] = winner, n
     return TaskSummary(items=len(results), means=means, best=best, compared_n=compared_n)
-
-
-def summary_as_dict(summary: Summary) -> dict[str, Any]:
-    """What metrics.json holds; file names relative to its folder."""
-    import unisono
-
-    return {
-        "title": summary.title,
-        "unisono_version": unisono.__version__,
-        "sample_rate": summary.sample_rate,
-        "tasks": {task: asdict(of_task) for task, of_task in summary.tasks.items()},
-        "unavailable": summary.unavailable,
-        "failures": [asdict(failure) for failure in summary.failures],
-        "cards": {name: asdict(card) for name, card in summary.cards.items()},
-        "report": summary.report.name,
-        "items": summary.items_file.name,
-    }
 
 
 def plain(value: Any) -> Any:

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 
 from unisono.data.datasets import ConcatDataset
 from unisono.errors import UserError
-from unisono.evaluation.pictures import mel_picture
+from unisono.evaluation.report.pictures import mel_picture
 from unisono.features.mel import MIN_SAMPLE_RATE, MelFrontEnd
 from unisono.media.audio import write_audio
 from unisono.models.unified import GenerationSettings, UnifiedAudioModel

@@ -11,7 +11,7 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
-from unisono.evaluation.pictures import Tick, nice_step
+from unisono.evaluation.report.pictures import Tick, nice_step
 
 VIEW_WIDTH, VIEW_HEIGHT = 420, 210
 LEFT, RIGHT, TOP, BOTTOM = 52, 10, 10, 26

@@ -1,0 +1,144 @@
+"""Items through worker processes: in order, with bounded memory, and past an item that takes its process down."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import multiprocessing
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+
+from tqdm import tqdm
+
+from unisono.errors import UserError
+from unisono.evaluation.items import CODED, INPUT, MODEL, REFERENCE
+from unisono.evaluation.measure import ClipResult, ItemResult, Job, measure_item
+from unisono.evaluation.metric import Outcome
+from unisono.workers import default_workers, set_up_worker
+
+MAX_WORKERS = 16
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+_DIED = "measuring it ended its process (out of memory, or a crash in a library)"
+
+logger = logging.getLogger(__name__)
+
+
+def worker_count(workers: int | None, n_items: int, busy: bool) -> int:
+    """How many processes to spawn.
+
+    Args:
+        workers: as asked for; None means one per core, at most 16; 0 measures in this process.
+        n_items: no more than that.
+        busy: whether this process works too (the autoencoder): then one core stays for it, as torch's threads spin
+            when they have to share.
+    """
+    if workers is not None and workers < 0:
+        raise UserError(f"workers is {workers}; use 0 (no extra process), a positive number, or none for one per core")
+    if workers is None:
+        workers = min(max(1, default_workers() - busy), MAX_WORKERS)
+    return min(workers, n_items)
+
+
+def run_jobs(jobs: Iterable[Job], total: int, workers: int, progress: bool) -> list[ItemResult]:
+    """Results in the order of the jobs; at most two jobs per worker wait, so that memory stays bounded.
+
+    A job whose process dies is tried once more alone; where it dies again, all its numbers are failures.
+    """
+    results: dict[int, ItemResult] = {}
+    with tqdm(total=total, desc="measure", unit="item", disable=not progress) as bar:
+        if workers == 0:
+            for i, job in enumerate(jobs):
+                results[i] = measure_item(job)
+                bar.update()
+        else:
+            numbered = enumerate(jobs)
+            while unfinished := _run_pool(numbered, results, workers, bar):
+                for i, job in unfinished:
+                    results[i] = _alone(job)
+                    bar.update()
+    return [results[i] for i in range(len(results))]
+
+
+def _run_pool(
+    jobs: Iterator[tuple[int, Job]], results: dict[int, ItemResult], workers: int, bar: tqdm
+) -> list[tuple[int, Job]]:
+    """Work through ``jobs`` until they end or a process dies; returns those that were under way then."""
+    pending: dict[Future[ItemResult], tuple[int, Job]] = {}
+    pool = _pool(workers)
+    try:
+        for i, job in jobs:
+            with single_threaded_children():
+                try:
+                    pending[pool.submit(measure_item, job)] = (i, job)
+                except BrokenProcessPool:
+                    return [*_rest(pending, results, bar), (i, job)]
+            if len(pending) >= 2 * workers and not _collect(pending, results, bar):
+                return _rest(pending, results, bar)
+        while pending:
+            if not _collect(pending, results, bar):
+                return _rest(pending, results, bar)
+        return []
+    finally:
+        pool.shutdown(wait=not pending, cancel_futures=True)
+
+
+def _pool(workers: int) -> ProcessPoolExecutor:
+    # Spawn: forking a process that holds torch and its threads may hang.
+    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=set_up_worker)
+
+
+def _collect(pending: dict[Future[ItemResult], tuple[int, Job]], results: dict[int, ItemResult], bar: tqdm) -> bool:
+    """Wait for at least one job and take its result; False where its process died."""
+    done, _ = wait(pending, return_when=FIRST_COMPLETED)
+    for future in done:
+        if isinstance(future.exception(), BrokenProcessPool):
+            return False
+        results[pending.pop(future)[0]] = future.result()
+        bar.update()
+    return True
+
+
+def _rest(
+    pending: dict[Future[ItemResult], tuple[int, Job]], results: dict[int, ItemResult], bar: tqdm
+) -> list[tuple[int, Job]]:
+    """Jobs of a broken pool that have no result; those that ended well are taken."""
+    unfinished = []
+    for future, (i, job) in list(pending.items()):
+        if future.done() and not future.cancelled() and future.exception() is None:
+            results[i] = future.result()
+            bar.update()
+        else:
+            unfinished.append((i, job))
+    return unfinished
+
+
+def _alone(job: Job) -> ItemResult:
+    with single_threaded_children(), _pool(1) as pool:
+        try:
+            return pool.submit(measure_item, job).result()
+        except BrokenProcessPool:
+            logger.error("%s %r: %s", job.item.task, job.item.audio_id, _DIED)
+    present = [(MODEL, True), (CODED, job.coded is not None), (INPUT, job.item.input_audio is not None)]
+    failed = {card.name: Outcome("failed", reason=_DIED) for metric in job.metrics for card in metric.cards}
+    outcomes = {row: dict(failed) for row, there in present if there}
+    clips = {key: ClipResult(problem=_DIED) for key in outcomes}
+    if job.item.reference is not None:
+        clips[REFERENCE] = ClipResult()
+    return ItemResult(outcomes=outcomes, clips=clips, span_s=1.0)
+
+
+@contextlib.contextmanager
+def single_threaded_children() -> Iterator[None]:
+    """Processes started within get one BLAS thread each: one worker per core is enough for all cores."""
+    before = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
+    os.environ.update(dict.fromkeys(_THREAD_VARIABLES, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

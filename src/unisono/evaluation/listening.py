@@ -1,0 +1,220 @@
+"""Metrics of whole tasks: networks hear every clip, then the metrics look at what they heard."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from unisono.errors import UserError
+from unisono.evaluation.collection import Arrays, Clips, CollectionMetric, CollectionResult
+from unisono.evaluation.items import CODED, INPUT, MODEL, REFERENCE, EvaluationItem
+from unisono.evaluation.measure import ItemResult, load
+from unisono.evaluation.metric import BUG, MetricCard, MetricFailure, NotApplicable, Outcome, SetOutcome
+from unisono.evaluation.metrics.audio_visual import heard_with_video
+from unisono.evaluation.networks.hearing import Hearing
+from unisono.evaluation.networks.network import AudioNetwork
+from unisono.evaluation.networks.table import NETWORKS, load_network, why_absent
+from unisono.media.locations import Location
+from unisono.suggest import did_you_mean
+
+Source = Path | Location
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Ears:
+    """The networks of an evaluation, loaded, and why the others are not.
+
+    Attributes:
+        hearing: by name.
+        absent: reason by name.
+    """
+
+    hearing: dict[str, Hearing] = field(default_factory=dict)
+    absent: dict[str, str] = field(default_factory=dict)
+
+
+def load_ears(metrics: Iterable[CollectionMetric], sources: Mapping[str, Any], device: str, cache: Path | None) -> Ears:
+    """Load the networks that metrics need, before anything else takes time.
+
+    Raises:
+        UserError: a name that is not in the table, or weights that were given and cannot be used.
+    """
+    for name in sources:
+        if name not in NETWORKS:
+            raise UserError(f"networks.{name}: there is no such network; {did_you_mean(name, NETWORKS)}")
+    ears = Ears()
+    for name in dict.fromkeys(metric.network for metric in metrics):
+        source = sources.get(name)
+        if (reason := why_absent(name, source)) is not None:
+            ears.absent[name] = reason
+        else:
+            ears.hearing[name] = Hearing(load_network(name, source, device), cache)
+    return ears
+
+
+@dataclass
+class Heard:
+    """What the metrics of whole tasks gave, beside what they wrote into the items' results.
+
+    Attributes:
+        cards: by metric.
+        sets: ``sets[task][row][metric]``: numbers of all items together.
+    """
+
+    cards: dict[str, MetricCard] = field(default_factory=dict)
+    sets: dict[str, dict[str, dict[str, SetOutcome]]] = field(default_factory=dict)
+
+
+def listen(
+    items: Sequence[EvaluationItem],
+    results: Sequence[ItemResult],
+    metrics: Sequence[CollectionMetric],
+    ears: Ears,
+    output_dir: Path,
+    others: Sequence[Path] = (),
+    progress: bool = True,
+) -> Heard:
+    """Run every metric whose network is there over every task that it is for; outcomes of items go into ``results``.
+
+    Args:
+        items, results: as measured; a clip that could not be judged there is not heard either.
+        metrics: of whole tasks.
+        ears: networks.
+        output_dir: where the coded references lie.
+        others: recordings that stand for the reference without belonging to an item.
+        progress: show a progress bar.
+    """
+    heard = Heard()
+    usable = [metric for metric in metrics if metric.unavailable() is None]
+    for name, hearing in ears.hearing.items():
+        for task in dict.fromkeys(item.task for item in items):
+            chosen = [(item, result) for item, result in zip(items, results, strict=True) if item.task == task]
+            wanted = [m for m in usable if m.network == name and any(m.applies_to(item) for item, _ in chosen)]
+            for with_video in (False, True):
+                of_kind = [metric for metric in wanted if metric.with_video == with_video]
+                if not of_kind:
+                    continue
+                with tqdm(desc=f"{name}, {task}", unit="clip", disable=not progress) as bar:
+                    fields = tuple(dict.fromkeys(field for metric in of_kind for field in metric.companions))
+                    rows = _Room(chosen, hearing, output_dir, with_video, bar).rows(others, fields)
+                for metric in of_kind:
+                    _run(metric, hearing.network, task, chosen, rows, heard)
+    return heard
+
+
+def _run(
+    metric: CollectionMetric,
+    network: AudioNetwork,
+    task: str,
+    chosen: Sequence[tuple[EvaluationItem, ItemResult]],
+    rows: Mapping[str, Clips],
+    heard: Heard,
+) -> None:
+    read = {"resampler": "soxr HQ", "channels": "averaged"}
+    cards = {card.name: replace(card, parameters=card.parameters | read) for card in metric.cards(network)}
+    heard.cards |= cards
+    for row, clips in rows.items():
+        try:
+            result = metric(clips, network)
+        except Exception as error:  # an hour of other numbers is not lost for it
+            logger.exception("unexpected error in %s (%s, %s)", metric.names[0], task, row)
+            result = _failed(cards.values(), clips, f"{BUG} ({type(error).__name__}: {error})")
+        given = {*result.items, *result.sets}
+        assert given <= set(cards), f"{type(metric).__name__} gave {sorted(given)}, its cards are {sorted(cards)}"
+        for name, outcomes in result.items.items():
+            for (_, of_item), outcome in zip(chosen, outcomes, strict=True):
+                if row in of_item.outcomes:
+                    of_item.outcomes[row][name] = outcome
+        heard.sets.setdefault(task, {}).setdefault(row, {}).update(result.sets)
+
+
+def _failed(cards: Iterable[MetricCard], clips: Clips, reason: str) -> CollectionResult:
+    of_items = {c.name: [Outcome("failed", reason=reason)] * len(clips.items) for c in cards if c.scope == "item"}
+    return CollectionResult(of_items, {c.name: SetOutcome(None, 0, 0, reason) for c in cards if c.scope == "set"})
+
+
+@dataclass(frozen=True)
+class _Room:
+    """One network listening to one task's clips, with their videos or without."""
+
+    chosen: Sequence[tuple[EvaluationItem, ItemResult]]
+    hearing: Hearing
+    output_dir: Path
+    with_video: bool
+    bar: tqdm
+
+    def rows(self, others: Sequence[Path], fields: Sequence[str]) -> dict[str, Clips]:
+        """Every row of the task. ``fields`` name other recordings of the items that are to be heard too."""
+        items = [item for item, _ in self.chosen]
+        references: list[Arrays | str | None] = [None] * len(items)
+        apart: list[Arrays] = []
+        if not self.with_video:
+            references = [self._clip(REFERENCE, item, result) for item, result in self.chosen]
+            apart = [self._of_set(path) for path in others]
+        companions = {field: [self._companion(item, field) for item in items] for field in fields}
+        usable = [r for r in references if r is not None and not isinstance(r, str)]
+        fingerprint = _fingerprint([*usable, *apart])
+        rows = {}
+        for row in (MODEL, CODED, INPUT):
+            if any(row in result.outcomes for _, result in self.chosen):
+                judged = [self._clip(row, item, result) or "there is none" for item, result in self.chosen]
+                rows[row] = Clips(items, judged, references, apart, fingerprint, companions)
+        return rows
+
+    def _clip(self, key: str, item: EvaluationItem, result: ItemResult) -> Arrays | str | None:
+        """Arrays of one clip, why there are none, or None where there is no such clip."""
+        clip = result.clips.get(key)
+        if clip is None:
+            return None
+        prefix = "reference: " if key == REFERENCE else ""
+        if clip.problem or clip.audio is None:
+            return prefix + clip.problem
+        source: Source | None = {MODEL: item.generated, INPUT: item.input_audio, REFERENCE: item.reference}.get(key)
+        arrays = self._arrays(source or self.output_dir / clip.audio, item)
+        return prefix + arrays if isinstance(arrays, str) else arrays
+
+    def _companion(self, item: EvaluationItem, field: str) -> Arrays | str | None:
+        if field not in item.files:
+            return None
+        arrays = self._arrays(item.files[field], item)
+        return f"{field}: {arrays}" if isinstance(arrays, str) else arrays
+
+    def _of_set(self, path: Path) -> Arrays:
+        arrays = self._arrays(path, None)
+        if isinstance(arrays, str):
+            raise UserError(f"{path}: {arrays}; remove it from the reference set or replace it")
+        return arrays
+
+    def _arrays(self, source: Source, item: EvaluationItem | None) -> Arrays | str:
+        loaded = load(source, self.hearing.network.sample_rate)
+        self.bar.update()
+        if loaded.waveform is None or loaded.problem:
+            return loaded.problem
+        try:
+            if self.with_video:
+                assert item is not None
+                return heard_with_video(self.hearing, loaded.waveform, item)
+            return self.hearing(loaded.waveform)
+        except (MetricFailure, NotApplicable) as reason:
+            return str(reason)
+        except Exception as error:  # a network that runs out of memory on one long clip has heard the others
+            name = self.hearing.network.name
+            logger.exception("unexpected error in %s at %s", name, source)
+            return f"{BUG} in {name} ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
+
+
+def _fingerprint(references: Sequence[Arrays]) -> str:
+    """Of a set of references, whatever their order."""
+    digests = sorted(
+        hashlib.sha256(b"".join(name.encode() + arrays[name].tobytes() for name in sorted(arrays))).hexdigest()
+        for arrays in references
+    )
+    return hashlib.sha256("".join(digests).encode()).hexdigest()[:16]

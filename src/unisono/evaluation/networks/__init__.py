@@ -1,0 +1,1 @@
+"""Networks that metrics listen with: one small interface, a file per network, weights from the user or a package."""

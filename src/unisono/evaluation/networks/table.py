@@ -1,0 +1,145 @@
+"""Which networks there are, and what the user gives for each: the one place where a network gets its weights."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from unisono.errors import UserError
+from unisono.evaluation.metric import library_version
+from unisono.evaluation.networks.network import AudioNetwork
+from unisono.suggest import did_you_mean
+
+_HERE = "unisono.evaluation.networks"
+
+
+@dataclass(frozen=True)
+class NetworkRow:
+    """One network of the table.
+
+    Attributes:
+        name: key of the setting `networks.NAME`.
+        takes: what the setting is given: a file, a folder, an id on the Hub.
+        builder: ``module:function`` that takes (source, device, options by name) and returns the network.
+        gives: names of its arrays, as `AudioNetwork` defines them; an exported network may give fewer.
+        options: settings beside the weights, for ``networks.NAME: {source: …, OPTION: …}``.
+        built_in: it needs nothing from the user.
+        package: the distribution that brings its weights, if one does: installed, nothing needs to be given.
+    """
+
+    name: str
+    takes: str
+    builder: str
+    gives: tuple[str, ...]
+    options: tuple[str, ...] = ()
+    built_in: bool = False
+    package: str | None = None
+
+
+_HUB = "a folder, or an id on the Hugging Face Hub (id@revision pins a version),"
+_EXPORTED = "the .yaml file beside an exported network (unisono.evaluation.networks.exported)"
+
+_ROWS = (
+    NetworkRow("mel_statistics", "nothing", f"{_HERE}.mel_statistics:MelStatistics", ("embedding",), built_in=True),
+    NetworkRow("vggish", "file vggish-10086976.pth of torchvggish", f"{_HERE}.vggish:Vggish", ("frames", "embedding")),
+    NetworkRow(
+        "panns16k",
+        "file Cnn14_16k_mAP=0.438.pth of PANNs",
+        f"{_HERE}.panns:Panns16k",
+        ("embedding", "probabilities", "logits"),
+    ),
+    NetworkRow(
+        "panns32k",
+        "file Cnn14_mAP=0.431.pth of PANNs",
+        f"{_HERE}.panns:Panns32k",
+        ("embedding", "probabilities", "logits"),
+    ),
+    NetworkRow(
+        "passt",
+        "file passt-s-f128-p16-s10-ap.476-swa.pt of PaSST",
+        f"{_HERE}.passt:Passt",
+        ("embedding", "probabilities", "logits"),
+    ),
+    NetworkRow("aisfx", "file checkpoint.pth of aisfx", f"{_HERE}.aisfx:Aisfx", ("embedding",), package="aisfx"),
+    NetworkRow(
+        "clap", f"{_HUB} of a ClapModel, such as laion/clap-htsat-unfused", f"{_HERE}.clap:Clap", ("embedding",)
+    ),
+    NetworkRow(
+        "mert", f"{_HUB} of MERT, such as m-a-p/MERT-v1-95M", f"{_HERE}.mert:Mert", ("embedding",), options=("layer",)
+    ),
+    NetworkRow(
+        "whisper",
+        f"{_HUB} of Whisper, such as openai/whisper-small",
+        f"{_HERE}.asr:Whisper",
+        ("text",),
+        options=("language",),
+    ),
+    NetworkRow("ctc", f"{_HUB} of a CTC model, such as facebook/wav2vec2-base-960h", f"{_HERE}.asr:Ctc", ("text",)),
+    NetworkRow(
+        "speaker",
+        f"resemblyzer, or {_HUB} of an x-vector model, such as microsoft/wavlm-base-plus-sv",
+        f"{_HERE}.speaker:Speaker",
+        ("embedding",),
+        package="resemblyzer",
+    ),
+    NetworkRow(
+        "utmos", f"file utmos22_strong_step7459_v1.pt of SpeechMOS, or {_EXPORTED}", f"{_HERE}.utmos:load", ("score",)
+    ),
+    NetworkRow("imagebind", _EXPORTED, f"{_HERE}.exported:imagebind", ("embedding", "score")),
+    NetworkRow("synchformer", _EXPORTED, f"{_HERE}.exported:synchformer", ("logits",)),
+    NetworkRow("exported", _EXPORTED, f"{_HERE}.exported:Exported", ("embedding", "probabilities", "logits", "score")),
+)
+
+NETWORKS = {row.name: row for row in _ROWS}
+
+Source = str | Mapping[str, Any]
+
+
+def load_network(name: str, source: Source | None = None, device: str = "cpu") -> AudioNetwork:
+    """Build a network of the table.
+
+    Args:
+        name: of the table.
+        source: what its row takes, or a mapping of ``source`` and its options; None for one that is built in or whose
+            package brings the weights.
+        device: torch device.
+
+    Raises:
+        UserError: no such name, no weights given, or weights that are not this network's.
+    """
+    if name not in NETWORKS:
+        raise UserError(f"there is no network {name!r}; {did_you_mean(name, NETWORKS)}")
+    row = NETWORKS[name]
+    if (reason := why_absent(name, source)) is not None:
+        raise UserError(f"{name}: {reason}")
+    source, options = _parted(row, source)
+    module, _, function = row.builder.partition(":")
+    build = getattr(importlib.import_module(module), function)
+    return build() if row.built_in else build(source, device, **options)
+
+
+def why_absent(name: str, source: Source | None) -> str | None:
+    """Why the network cannot be had, or None: nothing was given, and nothing that is installed brings it."""
+    row = NETWORKS[name]
+    if row.built_in or _parted(row, source)[0] is not None:
+        return None
+    if row.package is None:
+        return f"no weights; give networks.{name}: {row.takes}"
+    if library_version(row.package) == "not installed":
+        return f"no weights; install {row.package}, or give networks.{name}: {row.takes}"
+    return None
+
+
+def _parted(row: NetworkRow, given: Source | None) -> tuple[str | None, dict[str, Any]]:
+    """Source and options of what the user gave."""
+    if given is None or isinstance(given, str):
+        return given, {}
+    options = dict(given)
+    source = options.pop("source", None)
+    for option in options:
+        if option not in row.options:
+            known = ("source", *row.options)
+            raise UserError(f"networks.{row.name}: there is no {option!r}; {did_you_mean(option, known)}")
+    return (None if source is None else str(source)), options

@@ -1,0 +1,1 @@
+"""The HTML report: tables, curves, pictures and players."""

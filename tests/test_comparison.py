@@ -1,0 +1,157 @@
+"""Systems side by side: differences item by item, and no two numbers in one column that were made differently."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from judging import QUIET, RATE, noisy, voice_like, write
+from test_report import Page
+from unisono.errors import UserError
+from unisono.evaluation.bootstrap import FEWEST_PAIRS, paired_difference
+from unisono.evaluation.commands import named
+from unisono.evaluation.comparison import compare
+from unisono.evaluation.items import EvaluationItem
+from unisono.evaluation.results import read_results
+from unisono.evaluation.runner import evaluate
+from unisono.evaluation.terminal import comparison_text
+
+METRICS = ("mel_distance_db", "lsd", "si_sdr_db")
+SETTINGS = dataclasses.replace(QUIET, metrics=METRICS)
+
+
+def items_of(folder: Path, level: float, names: list[str]) -> list[EvaluationItem]:
+    made = []
+    for i, name in enumerate(names):
+        clean = voice_like(1.0, seed=i)
+        reference = write(folder / f"{name} reference.wav", clean)
+        generated = write(folder / f"{name}.wav", noisy(clean, level * (1 + 0.1 * i)))
+        made.append(EvaluationItem(name, "audio_super_resolution", "Widen.", name, generated, reference))
+    return made
+
+
+@pytest.fixture(scope="module")
+def evaluations(tmp_path_factory) -> dict[str, Path]:
+    """Three systems of one test set: good, worse, and one that lacks an item."""
+    folder = tmp_path_factory.mktemp("systems with space")
+    names = [f"item {i}" for i in range(6)]
+    result = {}
+    for system, level, missing in (("good", 0.01, 0), ("worse", 0.03, 0), ("short", 0.02, 1)):
+        items = items_of(folder / system, level, names[missing:])
+        evaluate(items, folder / system / "evaluation", SETTINGS, title=system)
+        result[system] = folder / system / "evaluation"
+    return result
+
+
+def test_results_are_read_back_as_they_were_written(evaluations):
+    stored = read_results(evaluations["good"])
+    assert [item.audio_id for item in stored.items] == [f"item {i}" for i in range(6)]
+    assert list(stored.cards) and stored.cards["si_sdr_db"].parameters["sample_rate"] == RATE
+    raw = [json.loads(line) for line in (evaluations["good"] / "items.jsonl").open()]
+    for record, result in zip(raw, stored.results, strict=True):
+        assert {n: o.value for n, o in result.outcomes["model"].items()} == record["metrics"]["model"]
+
+
+def test_differences_are_paired_and_their_sign_follows_the_direction(evaluations, tmp_path):
+    comparison = compare({"good": evaluations["good"], "worse": evaluations["worse"]}, tmp_path / "out")
+    differences = comparison.differences["audio_super_resolution"]["system_2"]
+    for name in ("mel_distance_db", "si_sdr_db"):
+        card = comparison.summary.cards[name]
+        difference = differences[name]
+        assert difference.n == 6 and difference.verdict(card.direction) == "worse"
+        low, high = difference.interval95
+        assert low <= difference.mean <= high
+    stored = json.loads((tmp_path / "out/comparison.json").read_text())
+    told = stored["tasks"]["audio_super_resolution"]["differences"]["worse"]["si_sdr_db"]
+    assert told["verdict"] == "worse" and told["mean"] == pytest.approx(-20 * np.log10(3), abs=0.2)
+    text = comparison_text(comparison)
+    assert "worse - good" in text and " worse" in text
+
+
+def test_the_report_stands_for_itself(evaluations, tmp_path):
+    moved = {name: tmp_path / name for name in ("good", "worse")}
+    for name, folder in moved.items():
+        shutil.copytree(evaluations[name], folder)
+    out = tmp_path / "side by side"
+    compare(moved, out)
+    for folder in moved.values():
+        shutil.rmtree(folder)
+    page = Page(out / "report.html")
+    players = [p["src"] for p in page.all("audio")]
+    assert len(players) == 6 * 3 and all((out / p.replace("%20", " ")).is_file() for p in players)
+    visible = " ".join("".join(page.text).split())
+    assert "worse less good" in visible and "BCa" in visible
+
+
+def test_items_that_one_system_lacks_are_told_and_not_compared(evaluations, tmp_path):
+    comparison = compare({"good": evaluations["good"], "short": evaluations["short"]}, tmp_path)
+    assert comparison.notes == ["short lacks 1 of 6 items"]
+    assert comparison.differences["audio_super_resolution"]["system_2"]["si_sdr_db"].n == 5
+
+
+def test_other_cards_are_refused_and_shown_when_allowed(evaluations, tmp_path):
+    items = items_of(tmp_path / "audio", 0.02, [f"item {i}" for i in range(6)])
+    other = dataclasses.replace(SETTINGS, sample_rate=24_000)
+    evaluate(items, tmp_path / "other", other, title="other")
+    both = {"good": evaluations["good"], "other": tmp_path / "other"}
+    with pytest.raises(
+        UserError, match=r"sample_rate is 16000 in good, 24000 in other.*\n[^$]*--allow-different-cards"
+    ):
+        compare(both, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    comparison = compare(both, tmp_path / "out", allow_different_cards=True)
+    assert "sample_rate is 16000 in good, 24000 in other" in comparison.mismatches["si_sdr_db"]
+    assert "made differently" in (tmp_path / "out/report.html").read_text()
+    assert "do not compare" in comparison_text(comparison)
+
+
+def test_what_is_no_evaluation_is_one_clear_error(evaluations, tmp_path):
+    good = evaluations["good"]
+    with pytest.raises(UserError, match="two evaluations or more"):
+        compare({"good": good}, tmp_path)
+    with pytest.raises(UserError, match=r"metrics.json does not exist"):
+        compare({"good": good, "none": tmp_path}, tmp_path / "out")
+    broken = tmp_path / "broken"
+    shutil.copytree(good, broken)
+    for text, words in (("{", "damaged"), ('{"format": 1}', "format 1"), ('{"format": 2}', "damaged")):
+        (broken / "metrics.json").write_text(text)
+        with pytest.raises(UserError, match=words):
+            compare({"good": good, "broken": broken}, tmp_path / "out")
+    with pytest.raises(UserError, match="name another folder"):
+        compare({"good": good, "worse": evaluations["worse"]}, good)
+    items = items_of(tmp_path / "audio", 0.02, ["stranger"])
+    evaluate(items, tmp_path / "strange", SETTINGS, title="s")
+    with pytest.raises(UserError, match="no item in common"):
+        compare({"good": good, "strange": tmp_path / "strange"}, tmp_path / "out")
+
+
+def test_bootstrap_covers_the_true_mean_about_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    hits = 0
+    for _ in range(60):
+        differences = rng.normal(0.3, 1.0, size=30)
+        found = paired_difference({str(i): d for i, d in enumerate(differences)}, {str(i): 0.0 for i in range(30)})
+        hits += found.interval95[0] <= 0.3 <= found.interval95[1]
+    assert 51 <= hits <= 60
+
+
+def test_bootstrap_of_few_equal_or_no_pairs():
+    few = {str(i): float(i) for i in range(FEWEST_PAIRS - 1)}
+    found = paired_difference(few, dict.fromkeys(few, 0.0))
+    assert found.interval95 is None and found.mean == 1.5 and "needs 5" in found.reason
+    same = paired_difference({str(i): 2.0 for i in range(9)}, {str(i): 1.0 for i in range(9)})
+    assert same.interval95 == (1.0, 1.0) and same.verdict("higher") == "better" and same.verdict("lower") == "worse"
+    assert paired_difference({"a": 1.0}, {"b": 1.0}).mean is None
+
+
+def test_systems_are_named_by_as_little_of_their_path_as_tells_them_apart():
+    assert list(named(["x/evaluation", "y/evaluation"])) == ["x/evaluation", "y/evaluation"]
+    assert list(named(["x/a", "y/b"])) == ["a", "b"]
+    assert list(named(["ours=x/a", "y/a"]))[0] == "ours"
+    with pytest.raises(UserError, match="called 'a'"):
+        named(["a=x", "a=y"])
