@@ -17,6 +17,7 @@ CASES = {
     "training from the cache": ("loader.py", "--training", "--clips", "32", "--rounds", "1"),
     "long manifest": ("loader.py", "--index", "2000"),
     "shards": ("loader.py", "--streams", "--clips", "32", "--seconds", "0.2"),
+    "evaluation": ("evaluation.py", "--each", "--seconds", "2"),
     "trainer": ("trainer_overhead.py", "width=8", "batch_size=2", "blocks=2"),
 }
 

@@ -30,7 +30,7 @@ from unisono.evaluation.networks.hearing import default_cache
 from unisono.evaluation.report.page import write_report
 from unisono.evaluation.results import write_results
 from unisono.evaluation.summary import Failure, Summary, TaskSummary, summarise_task
-from unisono.suggest import did_you_mean
+from unisono.suggest import nearest
 
 Recode = Callable[[np.ndarray], np.ndarray]
 
@@ -142,7 +142,9 @@ def wanted_metrics(settings: Settings, items: Sequence[EvaluationItem]) -> list[
     known = [name for metric in everything for name in metric_names(metric)]
     for name in (*(settings.metrics or ()), *settings.skip):
         if name not in known:
-            raise UserError(f"there is no metric {name!r}; {did_you_mean(name, known)}")
+            near = nearest(name, known)
+            hint = f"did you mean {' or '.join(near)}?" if near else "`unisono metrics` lists them"
+            raise UserError(f"there is no metric {name!r}; {hint}")
     wanted = []
     for metric in everything:
         names = set(metric_names(metric))

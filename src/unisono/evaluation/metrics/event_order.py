@@ -76,8 +76,8 @@ def event_groups(item: EvaluationItem) -> list[EventGroup]:
 
 def spectral_shapes(waveform: np.ndarray, front_end: MelFrontEnd) -> tuple[np.ndarray, np.ndarray]:
     """Mel spectra relative to each frame's loudest band, floored at -40 dB and smoothed over 5 bands, ``(T, M)``, and
-    the level of that band in dB, ``(T,)``."""
-    mel_db = front_end(waveform)
+    the level of that band in dB, ``(T,)``. Of the waveform at a peak of 1, as the front end has a floor of its own."""
+    mel_db = front_end(waveform / max(float(np.abs(waveform).max()), 1e-30))
     level_db = mel_db.max(axis=1)
     shapes = np.maximum(mel_db - level_db[:, None], -_SHAPE_RANGE_DB)
     return scipy.ndimage.uniform_filter1d(shapes, _SHAPE_SMOOTHING_BANDS, axis=1, mode="nearest"), level_db
@@ -226,6 +226,7 @@ class EventOrderAccuracy(EventMetric):
 def finding_parameters() -> dict[str, Any]:
     return {
         "floor_below_peak_db": _BELOW_PEAK_DB,
+        "level_normalisation": "peak of 1",
         "shape": "mel levels relative to the frame's loudest band",
         "shape_range_db": _SHAPE_RANGE_DB,
         "shape_smoothing_bands": _SHAPE_SMOOTHING_BANDS,

@@ -97,12 +97,13 @@ def pitch_shift_octaves(profile: np.ndarray, reference: np.ndarray) -> tuple[flo
     return float(shifts[best] / _BINS_PER_OCTAVE), float(agreement[best])
 
 
-def has_same_pitch(waveform: np.ndarray, reference: np.ndarray, sample_rate: int) -> bool:
-    """Whether one sound ``(S,)`` has the pitch of another: less than 0.43 octaves away, and of like spectrum."""
-    shift_octaves, agreement = pitch_shift_octaves(
+def has_pitch_of(waveform: np.ndarray, reference: np.ndarray, sample_rate: int, octaves: float = 0.0) -> bool:
+    """Whether one sound ``(S,)`` is at another one's pitch, or so many octaves above it: the shift found is less than
+    0.43 octaves off, and the spectra agree there."""
+    found_octaves, agreement = pitch_shift_octaves(
         pitch_profile(waveform, sample_rate), pitch_profile(reference, sample_rate)
     )
-    return abs(shift_octaves) < _SAME_PITCH_OCTAVES and agreement >= _LEAST_AGREEMENT
+    return abs(found_octaves - octaves) < _SAME_PITCH_OCTAVES and agreement >= _LEAST_AGREEMENT
 
 
 @dataclass(frozen=True)
@@ -121,8 +122,9 @@ class EventPitchAccuracy(EventMetric):
                 definition="Of the groups of events that are low or high, the share whose spectrum fits the reference "
                 "best at a shift of less than 0.43 octaves. A group that is not found has the wrong pitch.",
                 blind_to="Pitches that the caption does not name, and small deviations: low, middle and high are at "
-                "least 0.56 octaves apart in the mini corpus. Not applicable to events at the same time, to barks, and "
-                "where the procedure would not notice that the reference itself was shifted by 0.8 octaves.",
+                "least 0.56 octaves apart in the mini corpus. Noise has no such pitch: two hisses do not agree. Not "
+                "applicable to events at the same time, to barks, and where the procedure does not find the shift of a "
+                "reference that was shifted by 0.8 octaves.",
                 source="this project",
                 implementation="unisono.evaluation.metrics.event_pitch.EventPitchAccuracy",
                 version=unisono.__version__,
@@ -143,10 +145,10 @@ class EventPitchAccuracy(EventMetric):
             start_s, end_s = (0.0, math.inf) if len(groups) == 1 else group_spans_s(groups)[index]
             true = _cut(sample.needed_reference, start_s, end_s, rate)
             octaves = _PROBE_OCTAVES if groups[index].pitch == "low" else -_PROBE_OCTAVES
-            if has_same_pitch(soxr.resample(true, rate, rate / 2**octaves), true, rate):
+            if not has_pitch_of(soxr.resample(true, rate, rate / 2**octaves), true, rate, octaves):
                 raise NotApplicable(f"the pitch of the reference's {kind} cannot be told")
             found = self._found(sample, groups, index)
-            right.append(found is not None and has_same_pitch(found, true, rate))
+            right.append(found is not None and has_pitch_of(found, true, rate))
         return {"event_pitch_accuracy": sum(right) / len(right)}
 
     def _found(self, sample: Sample, groups: Sequence[EventGroup], index: int) -> np.ndarray | None:

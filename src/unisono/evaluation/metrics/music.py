@@ -59,7 +59,9 @@ def rises(waveform: np.ndarray, sample_rate: int) -> tuple[np.ndarray, float]:
         n_mels=_RISE_MELS,
         floor_db=_SILENCE_DB,
     )
-    level_db = front_end(waveform)
+    # Without the frames that reach beyond either end: silence there would make both ends a rise or a fall.
+    edge = math.ceil(front_end.n_fft / 2 / front_end.hop_samples)
+    level_db = front_end(waveform)[edge:-edge]
     level_db = np.maximum(level_db, level_db.max() - _RISE_BELOW_PEAK_DB)
     rise_db = np.maximum(level_db[_RISE_OVER_FRAMES:] - level_db[:-_RISE_OVER_FRAMES], 0).mean(axis=1)
     above = rise_db - scipy.ndimage.uniform_filter1d(rise_db, _LOCAL_MEAN_FRAMES)

@@ -99,7 +99,7 @@ class _Visqol(Metric):
 
     mode: ClassVar[Mode]
     title: ClassVar[str]
-    copy_score: ClassVar[float]
+    copy_score: ClassVar[str]
     made_for: ClassVar[str]
     mapping: ClassVar[str]
 
@@ -112,10 +112,11 @@ class _Visqol(Metric):
                 title=self.title,
                 unit="",
                 direction="higher",
-                value_range=f"1 to 5; {self.copy_score:.2f} for an exact copy",
+                value_range=f"1 to 5; {self.copy_score} for an exact copy",
                 definition=f"Opinion score predicted from the similarity (NSIM) of gammatone spectrograms in "
                 f"{facts.bands} bands, patch by patch, each at its best place in time; {self.mapping}.",
-                blind_to=f"Level, and delays, which it aligns away. {self.made_for} Clips shorter than "
+                blind_to=f"Level, and delays, which it aligns away. {self.made_for} Below about 1.6 it "
+                "does not order clips: the worse one may score higher. Clips up to "
                 f"{facts.shortest_s} s hold no patch and fail.",
                 source="Chinen, Lim, Skoglund, Gureev, O'Gorman and Hines 2020 (ViSQOL v3)",
                 implementation="visqol.VisqolApi",
@@ -159,11 +160,8 @@ class VisqolSpeech(_Visqol):
     libraries = ("visqol", "ai_edge_litert")
     mode = "speech"
     title = "ViSQOL speech"
-    copy_score = 4.5
-    made_for = (
-        "Made for coded speech. Hears nothing above 8 kHz. Below about 1.6 it does not order clips: more noise may "
-        "score higher."
-    )
+    copy_score = "about 4.5"
+    made_for = "Made for coded speech; hears nothing above 8 kHz."
     mapping = "mapped to opinions by a lattice network"
 
 
@@ -175,6 +173,6 @@ class VisqolAudio(_Visqol):
     libraries = ("visqol", "libsvm")
     mode = "audio"
     title = "ViSQOL audio"
-    copy_score = 4.73
-    made_for = "Made for coded music. Hears nothing above 15 kHz."
+    copy_score = "4.73"
+    made_for = "Made for coded music; hears nothing above 15 kHz."
     mapping = "mapped to opinions by support vector regression"

@@ -27,7 +27,7 @@ class Recogniser(TorchNetwork):
     _longest_samples = 30 * 16_000
 
     def __init__(self, device: str, parameters: dict[str, Any]) -> None:
-        super().__init__(device, {**parameters, "transformers": library_version("transformers"), "parts": _CUT})
+        super().__init__(device, {**parameters, "transformers": library_version("transformers"), "long_clips": _CUT})
 
     def __call__(self, waveform: np.ndarray) -> dict[str, np.ndarray]:
         waveform = checked_waveform(waveform, self.shortest_samples, self.sample_rate, self.name)
@@ -73,6 +73,7 @@ class Whisper(Recogniser):
         parameters = model_parameters(self.model, source) | {
             "language": heard,
             "decoding": "greedy, no timestamps, no fallback",
+            "generation_settings": self.model.generation_config.to_diff_dict(),
         }
         super().__init__(device, parameters)
         self.model.to(device)
@@ -121,5 +122,8 @@ class Ctc(Recogniser):
 
     def recognise(self, waveform: np.ndarray) -> str:
         inputs = self.extractor(waveform, sampling_rate=self.sample_rate, return_tensors="pt").to(self.device)
-        tokens = self.model(**inputs).logits.argmax(dim=-1)
-        return self.tokenizer.batch_decode(tokens)[0]
+        tokens = self.model(**inputs).logits[0].argmax(dim=-1).tolist()
+        # To skip special tokens would skip the blank too, before repetitions are merged, and "ll" would become "l".
+        blank = self.tokenizer.pad_token_id
+        special = set(self.tokenizer.all_special_ids)
+        return self.tokenizer.decode([blank if token in special else token for token in tokens])

@@ -25,8 +25,13 @@ def load_model(model_class: Any, source: str, wanted: str) -> Any:
     Raises:
         UserError: nothing there, something else there, or weights that are missing, unknown or of other shapes.
     """
+    from transformers import AutoConfig
     from transformers.utils import logging
 
+    config = load_pretrained(AutoConfig.from_pretrained, source, wanted)
+    expected = getattr(model_class, "config_class", None)  # classes that choose by the settings have none
+    if expected is not None and not isinstance(config, expected):
+        raise UserError(f"{source}: is a {config.model_type!r} model, not {wanted}")
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # its table of missing weights: the same is said below, as an error
     try:
@@ -74,7 +79,7 @@ def quiet_parts(waveform: np.ndarray, longest_samples: int, sample_rate: int) ->
     while len(waveform) > longest_samples:
         first = longest_samples * 2 // 3
         power = np.cumsum(np.square(waveform[first:longest_samples], dtype=np.float64))
-        energy = power[window:] - power[:-window]
+        energy = power[window - 1 :] - np.concatenate([[0.0], power[:-window]])
         end = first + int(np.argmin(energy)) + window // 2
         parts.append(waveform[:end])
         waveform = waveform[end:]

@@ -81,7 +81,7 @@ class TorchNetwork(AudioNetwork):
         self.implementation = f"{type(self).__module__}.{type(self).__name__}"
         self.version = unisono.__version__
         cut = "heard at once" if self.longest_s is None else f"equal parts of at most {self.longest_s:g} s, averaged"
-        self.parameters = {"network": self.name, "sample_rate": self.sample_rate, **parameters, "long_clips": cut}
+        self.parameters = {"network": self.name, "sample_rate": self.sample_rate, "long_clips": cut, **parameters}
         self.fingerprint = fingerprint(self.implementation, self.parameters)
 
     def __call__(self, waveform: np.ndarray) -> Mapping[str, np.ndarray]:
