@@ -152,6 +152,6 @@ def test_bootstrap_of_few_equal_or_no_pairs():
 def test_systems_are_named_by_as_little_of_their_path_as_tells_them_apart():
     assert list(named(["x/evaluation", "y/evaluation"])) == ["x/evaluation", "y/evaluation"]
     assert list(named(["x/a", "y/b"])) == ["a", "b"]
-    assert list(named(["ours=x/a", "y/a"]))[0] == "ours"
+    assert next(iter(named(["ours=x/a", "y/a"]))) == "ours"
     with pytest.raises(UserError, match="called 'a'"):
         named(["a=x", "a=y"])

@@ -14,9 +14,9 @@ from scipy.special import softmax
 from unisono.evaluation.collection import Arrays, Clips, CollectionMetric, CollectionResult, cosine, each_item
 from unisono.evaluation.items import EvaluationItem
 from unisono.evaluation.metric import MetricFailure, NotApplicable
-from unisono.evaluation.metrics.collections import collection_metrics
 from unisono.evaluation.metrics.frechet import FrechetDistance, frechet_distance
 from unisono.evaluation.metrics.kernel_distance import KernelDistance, kernel_audio_distance, median_distance
+from unisono.evaluation.metrics.over_networks import collection_metrics
 from unisono.evaluation.metrics.tagging import InceptionScore, TagDivergence, inception_score, kl_divergence
 from unisono.evaluation.networks.mel_statistics import MelStatistics
 from unisono.evaluation.networks.network import AudioNetwork

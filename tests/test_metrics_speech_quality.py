@@ -83,6 +83,17 @@ BANG = np.zeros(RATE, dtype=np.float32)
 BANG[8000:9600] = np.random.default_rng(0).normal(0, 0.2, 1600)  # 0.1 s; PESQ wants 0.2 s
 
 
+@pytest.fixture(autouse=True)
+def _visqol_without_compiling(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its loops in numpy give the same bits, and compiling them takes longer than all tests here."""
+    import visqol.gammatone
+    import visqol.nsim
+    import visqol.patch_selector
+
+    for module in (visqol.gammatone, visqol.nsim, visqol.patch_selector):
+        monkeypatch.setattr(module, "has_numba", lambda: False)
+
+
 # What all of them promise
 
 
@@ -394,6 +405,13 @@ def test_silence_in_the_reference_is_left_out_of_the_llr() -> None:
     assert measured == pytest.approx(
         values(composite.SpectralDistances(), sample(noisy(CLEAN, 15), CLEAN))["llr"], rel=0.05
     )
+
+
+def test_sound_in_no_full_frame_fails() -> None:
+    tail = np.zeros(RATE, dtype=np.float32)
+    tail[-10:] = 0.3
+    reason = reasons(composite.SpectralDistances(), sample(tail, tail))["llr"]
+    assert reason == "no full frame of the reference holds sound"
 
 
 def test_a_dropout_costs_llr() -> None:

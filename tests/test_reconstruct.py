@@ -19,7 +19,7 @@ from unisono.media.audio import read_audio, write_audio
 from unisono.models.autoencoder import Autoencoder
 from unisono.models.autoencoder.configured import configured_autoencoder
 
-METRICS = ["stft_distance", "mel_distance_db", "lsd_db", "si_sdr_db"]
+METRICS = ["stft_distance", "mel_distance_db", "lsd", "si_sdr_db"]
 
 
 class Scaled(Autoencoder):
@@ -58,7 +58,7 @@ def recordings(tmp_path: Path) -> list[Path]:
 def test_a_perfect_autoencoder_loses_nothing(recordings: list[Path], tmp_path: Path) -> None:
     report = reconstruction_report(Scaled(), recordings, tmp_path / "out")
     assert report.mean("stft_distance") == pytest.approx(0, abs=1e-4)
-    assert report.mean("mel_distance_db") == report.mean("lsd_db") == 0
+    assert report.mean("mel_distance_db") == report.mean("lsd") == 0
     assert report.mean("si_sdr_db") > 100
     for path, name in zip(recordings, ["same name.wav", "same name_2.wav"], strict=True):
         assert np.array_equal(read_audio(tmp_path / "out" / name, 24_000), read_audio(path, 24_000))
@@ -79,8 +79,8 @@ def test_the_report_says_how_its_numbers_were_made(recordings: list[Path], tmp_p
     assert written["autoencoder"]["fingerprint"] == Scaled(gain=4.0).fingerprint
     assert list(written["metrics"]) == list(written["mean"]) == METRICS
     assert all(written["metrics"][name]["parameters"] for name in METRICS)
-    values = [file["outcomes"]["lsd_db"]["value"] for file in written["files"]]
-    assert written["mean"]["lsd_db"] == pytest.approx(np.mean(values))
+    values = [file["outcomes"]["lsd"]["value"] for file in written["files"]]
+    assert written["mean"]["lsd"] == pytest.approx(np.mean(values))
     assert [file["source"] for file in written["files"]] == [str(path) for path in recordings]
     assert written["files"][0]["peak"] > 1.9  # the file itself is scaled to 1
     assert len(report.table().splitlines()) == 4
@@ -89,11 +89,11 @@ def test_the_report_says_how_its_numbers_were_made(recordings: list[Path], tmp_p
 def test_what_cannot_be_measured_is_said_and_left_out_of_the_mean(recordings: list[Path], tmp_path: Path) -> None:
     silent = write_audio(tmp_path / "silent.wav", np.zeros(12_000), 24_000)
     report = reconstruction_report(Scaled(noise=0.01), [*recordings, silent])
-    assert report.mean("lsd_db") == reconstruction_report(Scaled(noise=0.01), recordings).mean("lsd_db")
+    assert report.mean("lsd") == reconstruction_report(Scaled(noise=0.01), recordings).mean("lsd")
     assert report.as_json()["files_with_a_value"] == dict.fromkeys(METRICS, 2)
     assert "LSD: the recording is silent" in report.table()
     broken = reconstruction_report(Scaled(gain=float("nan")), recordings)
-    assert broken.mean("lsd_db") is None and "NaN" in broken.table()
+    assert broken.mean("lsd") is None and "NaN" in broken.table()
 
 
 def test_bad_input_is_refused(recordings: list[Path], tmp_path: Path) -> None:

@@ -9,13 +9,22 @@ import numpy as np
 
 from unisono.evaluation.collection import CollectionMetric
 from unisono.evaluation.metric import Metric, MetricCard
-from unisono.evaluation.metrics.collections import collection_metrics
+from unisono.evaluation.metrics.composite import Composite, SpectralDistances
+from unisono.evaluation.metrics.dnsmos import Dnsmos
 from unisono.evaluation.metrics.durations import DurationError
+from unisono.evaluation.metrics.event_order import EventOrderAccuracy
+from unisono.evaluation.metrics.event_pitch import EventPitchAccuracy
 from unisono.evaluation.metrics.events import EventCountError
 from unisono.evaluation.metrics.lsd import BandLogSpectralDistance, LogSpectralDistance
 from unisono.evaluation.metrics.mel_distance import MelDistance, MelDistanceDtw
+from unisono.evaluation.metrics.music import KeyAccuracy, TempoError
+from unisono.evaluation.metrics.onset_alignment import OnsetAlignment
+from unisono.evaluation.metrics.over_networks import collection_metrics
+from unisono.evaluation.metrics.pesq import Pesq
+from unisono.evaluation.metrics.segmental_snr import SegmentalSnr
 from unisono.evaluation.metrics.si_sdr import SiSdr
 from unisono.evaluation.metrics.stoi import Stoi
+from unisono.evaluation.metrics.visqol import VisqolAudio, VisqolSpeech
 from unisono.evaluation.networks.network import AudioNetwork
 from unisono.evaluation.networks.table import why_absent
 from unisono.features.mel import MelFrontEnd
@@ -27,13 +36,26 @@ def metrics_of(sample_rate: int) -> tuple[AnyMetric, ...]:
     """Every metric, set up for waveforms at ``sample_rate`` Hz."""
     front_end = MelFrontEnd.for_rate(sample_rate)
     return (
+        OnsetAlignment(sample_rate),
         *collection_metrics(),
+        Pesq("wb"),
+        Pesq("nb"),
         Stoi(sample_rate, extended=False),
         Stoi(sample_rate, extended=True),
         SiSdr(sample_rate),
+        Composite(),
+        SegmentalSnr(),
+        SpectralDistances(),
+        Dnsmos(),
+        VisqolSpeech(),
         LogSpectralDistance(sample_rate),
         BandLogSpectralDistance(sample_rate),
+        VisqolAudio(),
         EventCountError(front_end),
+        EventOrderAccuracy(front_end),
+        EventPitchAccuracy(front_end),
+        TempoError(sample_rate),
+        KeyAccuracy(sample_rate),
         MelDistance(front_end),
         MelDistanceDtw(front_end),
         DurationError(),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -70,9 +69,10 @@ class Sample:
     sample_rate: int
     item: EvaluationItem
     reference_problem: str = ""
+    _origin: Sample | None = field(default=None, repr=False, compare=False)
     _memory: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
 
-    @cached_property
+    @property
     def against_reference(self) -> tuple[np.ndarray, np.ndarray]:
         """The judged waveform and the reference, of one length and in step, for metrics that compare moment by moment.
 
@@ -80,6 +80,12 @@ class Sample:
             NotApplicable: there is no reference.
             MetricFailure: the lengths differ by too much, or one lags behind the other.
         """
+        return self.once("against_reference", self._in_step)
+
+    def _in_step(self) -> tuple[np.ndarray, np.ndarray]:
+        if self._origin is not None:
+            _ = self._origin.against_reference  # one verdict for all rates
+            return common_length(self.waveform, self.needed_reference, self.sample_rate)
         waveform, reference = common_length(self.waveform, self.needed_reference, self.sample_rate)
         check_alignment(waveform, reference, self.sample_rate)
         return waveform, reference
@@ -106,7 +112,8 @@ class Sample:
             waveform = convert(self.waveform)
             assert waveform is not None
             reference, input_audio = convert(self.reference), convert(self.input_audio)
-            return Sample(self.row, waveform, reference, input_audio, sample_rate, self.item, self.reference_problem)
+            problem = self.reference_problem
+            return Sample(self.row, waveform, reference, input_audio, sample_rate, self.item, problem, self)
 
         return self.once(("resampled", sample_rate), build)
 

@@ -18,7 +18,7 @@ import numpy as np
 import unisono
 from unisono.evaluation.alignment import ALIGNMENT, LENGTHS
 from unisono.evaluation.items import Sample
-from unisono.evaluation.metric import Metric, MetricCard, library_version
+from unisono.evaluation.metric import Metric, MetricCard, MetricFailure, library_version
 from unisono.evaluation.metrics.pesq import audible_pair, pesq_value
 from unisono.evaluation.metrics.segmental_snr import FRAMES, SAMPLE_RATE_HZ, frames, segmental_snr_db, window
 
@@ -141,6 +141,8 @@ def _compute(sample: Sample) -> tuple[float, float]:
     waveform_lags, waveform_db = analyse(waveform)
     reference_lags, reference_db = analyse(reference)
     energy = reference_lags[:, 0]
+    if not energy.any():
+        raise MetricFailure("no full frame of the reference holds sound")
     # Digital silence has no predictor to be like.
     heard = energy > energy.max() * 10 ** (-SILENT_BELOW_LOUDEST_DB / 10)
     llr = log_likelihood_ratios(waveform_lags[heard], reference_lags[heard])
@@ -189,7 +191,7 @@ class SpectralDistances(Metric):
                 blind_to="Level, phase and pitch: it compares spectral envelopes. Weighs formants more than valleys. "
                 "The worst 5 % of frames do not count. No limit per frame, as CSIG and COVL take it; programs that "
                 "report LLR alone limit it to 2 (1.38 for 2.20 on one noisy clip).",
-                source="Hu and Loizou 2008, equation 5; limits as in the program of Loizou's book",
+                source="Hu and Loizou 2008; limits as in the program of Loizou's book",
                 implementation="unisono.evaluation.metrics.composite.SpectralDistances",
                 version=unisono.__version__,
                 parameters=_SHARED_PARAMETERS | _LLR_PARAMETERS,

@@ -99,7 +99,7 @@ def _card(name: str, title: str, what: str, scale: Literal["P.835", "P.808"]) ->
         value_range="1 to 5; clean recordings get 3 to 4",
         definition=f"Mean opinion of listeners ({what}, ITU-T {scale}) as a network predicts it from the clip alone.",
         blind_to="Which words are spoken, by whom, and whether it is the speech of the input at all; everything above "
-        "8 kHz. Hears level. Trained on denoised English and Chinese speech at 16 kHz: not meant for singing. Clips "
+        "8 kHz. Hears level. Trained on ratings of noise suppressors: not meant for singing. Clips "
         "below 9.01 s are played in a loop, whose seams are heard as faults; of longer ones up to 2 s at the end are "
         "not heard (10 s: the first 9.01 s).",
         source="Reddy, Gopal and Cutler 2022" if scale == "P.835" else "Reddy, Gopal and Cutler 2021",

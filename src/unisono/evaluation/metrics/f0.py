@@ -67,9 +67,7 @@ def compare_f0(judged_hz: np.ndarray, reference_hz: np.ndarray, weights: np.ndar
     return F0Comparison(
         rmse_cents=float(np.sqrt(np.average(error_cents**2, weights=weights[both]))),
         median_cents=_weighted_median(np.abs(error_cents), weights[both]),
-        octave_errors=float(
-            np.average((octaves != 0) & (off_cents < SEMITONE_TOLERANCE_CENTS), weights=weights[both])
-        ),
+        octave_errors=float(np.average((octaves != 0) & (off_cents < SEMITONE_TOLERANCE_CENTS), weights=weights[both])),
         voicing_error=voicing_error,
         semitone_accuracy=float(np.average(right[meant], weights=weights[meant])),
     )

@@ -71,7 +71,9 @@ class McdDtw(Metric):
     @property
     def cards(self) -> tuple[MetricCard, ...]:
         warp_hides = "Timing, which the warp makes good. "
-        return (_card("mcd_dtw_db", "MCD (DTW)", "along the cheapest warp", warp_hides, self.sample_rate, WARP_PARAMETERS),)
+        return (
+            _card("mcd_dtw_db", "MCD (DTW)", "along the cheapest warp", warp_hides, self.sample_rate, WARP_PARAMETERS),
+        )
 
     def __call__(self, sample: Sample) -> Mapping[str, float]:
         sample = sample.resampled(self.sample_rate)
@@ -88,9 +90,7 @@ def _distortion_db(sample: Sample, first: np.ndarray, second: np.ndarray, weight
     return float(np.average(distortion_db, weights=weights[sounding]))
 
 
-def _card(
-    name: str, title: str, how: str, not_heard: str, sample_rate: int, timing: Mapping[str, Any]
-) -> MetricCard:
+def _card(name: str, title: str, how: str, not_heard: str, sample_rate: int, timing: Mapping[str, Any]) -> MetricCard:
     return MetricCard(
         name=name,
         title=title,

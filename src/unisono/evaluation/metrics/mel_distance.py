@@ -17,6 +17,7 @@ from unisono.evaluation.metric import FRAME_LOCKED_TASKS, Metric, MetricCard
 from unisono.evaluation.metrics.warping import DTW_LIMIT_S, WARPING, check_warpable, time_warp
 from unisono.features.mel import MelFrontEnd
 
+
 @dataclass(frozen=True)
 class MelDistance(Metric):
     """Mean absolute difference of two log-mel spectrograms, frame by frame, in dB."""

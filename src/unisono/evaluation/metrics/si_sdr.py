@@ -32,8 +32,8 @@ class SiSdr(Metric):
                 value_range="unbounded; an exact copy prints 100 dB and more, where float64 ends",
                 definition="Energy of the reference as far as it is in the output, over the energy of the rest.",
                 blind_to="Level and polarity. Compares samples, phase included: a vocoder that makes its own phase "
-                "(Griffin-Lim above all) gets low or negative values for speech that sounds right. The row of the coded "
-                "reference is the ceiling.",
+                "(Griffin-Lim above all) gets low or negative values for speech that sounds right. The row of the "
+                "coded reference is the ceiling.",
                 source="Le Roux, Wisdom, Erdogan and Hershey 2019, equation 5",
                 implementation="torchmetrics.functional.audio.scale_invariant_signal_distortion_ratio",
                 version=library_version("torchmetrics"),

@@ -182,9 +182,7 @@ def allpass_constant(sample_rate: int) -> float:
     mel = np.log1p(omega / np.pi * sample_rate / 2 / 1000.0)
     mel /= mel[-1]
     candidates = np.arange(0.0, 1.0, _ALLPASS_GRID)
-    warped = omega + 2 * np.arctan2(
-        candidates[:, None] * np.sin(omega), 1 - candidates[:, None] * np.cos(omega)
-    )
+    warped = omega + 2 * np.arctan2(candidates[:, None] * np.sin(omega), 1 - candidates[:, None] * np.cos(omega))
     errors = ((warped / np.pi - mel) ** 2).mean(axis=1)
     return float(round(candidates[np.argmin(errors)], 3))
 

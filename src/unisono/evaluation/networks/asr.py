@@ -5,6 +5,7 @@ Greedy decoding, no language model, one recording at a time: the text depends on
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import numpy as np
 from unisono.errors import UserError
 from unisono.evaluation.metric import library_version
 from unisono.evaluation.networks.pretrained import check_rate, load_model, model_parameters, quiet_parts
-from unisono.evaluation.networks.torch_network import TorchNetwork, checked_waveform, listening
+from unisono.evaluation.networks.torch_network import TorchNetwork
 from unisono.features.pretrained import load_pretrained
 from unisono.suggest import did_you_mean
 
@@ -29,20 +30,16 @@ class Recogniser(TorchNetwork):
     def __init__(self, device: str, parameters: dict[str, Any]) -> None:
         super().__init__(device, {**parameters, "transformers": library_version("transformers"), "long_clips": _CUT})
 
-    def __call__(self, waveform: np.ndarray) -> dict[str, np.ndarray]:
-        waveform = checked_waveform(waveform, self.shortest_samples, self.sample_rate, self.name)
+    def parts(self, waveform: np.ndarray) -> list[np.ndarray]:
         parts = quiet_parts(waveform, self._longest_samples, self.sample_rate)
-        parts = [part for part in parts if len(part) >= self.shortest_samples]  # the rest holds no word
-        with listening(self.device):
-            texts = [self.recognise(part) for part in parts]
-        return {"text": np.array([" ".join(text.strip() for text in texts if text.strip())])}
+        return [part for part in parts if len(part) >= self.shortest_samples]  # what is shorter holds no word
 
     def hear(self, waveform: np.ndarray) -> dict[str, np.ndarray]:
         return {"text": np.array([self.recognise(waveform)])}
 
+    @abstractmethod
     def recognise(self, waveform: np.ndarray) -> str:
         """The text of one part, float32 ``(S,)``."""
-        raise NotImplementedError
 
 
 class Whisper(Recogniser):
@@ -73,7 +70,7 @@ class Whisper(Recogniser):
         parameters = model_parameters(self.model, source) | {
             "language": heard,
             "decoding": "greedy, no timestamps, no fallback",
-            "generation_settings": self.model.generation_config.to_diff_dict(),
+            "generation_settings": _settings(self.model.generation_config),
         }
         super().__init__(device, parameters)
         self.model.to(device)
@@ -91,6 +88,12 @@ class Whisper(Recogniser):
             **self.options,
         )
         return self.tokenizer.batch_decode(tokens, skip_special_tokens=True)[0]
+
+
+def _settings(generation_config: Any) -> dict[str, Any]:
+    """Tokens that are suppressed, greatest length and the like, which come with the weights."""
+    apart = ("transformers_version", "_from_model_config")
+    return {name: value for name, value in generation_config.to_diff_dict().items() if name not in apart}
 
 
 def _checked_language(language: str | None) -> str | None:
@@ -125,5 +128,5 @@ class Ctc(Recogniser):
         tokens = self.model(**inputs).logits[0].argmax(dim=-1).tolist()
         # To skip special tokens would skip the blank too, before repetitions are merged, and "ll" would become "l".
         blank = self.tokenizer.pad_token_id
-        special = set(self.tokenizer.all_special_ids)
+        special = {self.tokenizer.bos_token_id, self.tokenizer.eos_token_id, self.tokenizer.unk_token_id} - {blank}
         return self.tokenizer.decode([blank if token in special else token for token in tokens])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickle
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,19 +70,16 @@ def read_checkpoint(source: str, takes: str) -> Checkpoint:
             # Training state beside the weights may hold plain numbers and arrays of NumPy (PANNs 16k, aisfx).
             with torch.serialization.safe_globals(_numpy_globals()):
                 content = torch.load(path, map_location="cpu", weights_only=True)
-    # What torch raises for a file that is none of its own depends on its first bytes.
-    except (SafetensorError, OSError, RuntimeError, ValueError, KeyError, EOFError, AttributeError, TypeError) as error:
-        raise _unreadable(path, takes, error) from error
-    except Exception as error:
-        if type(error).__name__ != "UnpicklingError":
-            raise
-        raise _unreadable(path, takes, error) from error
+    except (SafetensorError, *_UNREADABLE) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(". ")
+        raise UserError(f"{path}: cannot be read as weights alone ({reason}); give the {takes}") from error
     return Checkpoint(path, file_sha256(path), content)
 
 
-def _unreadable(path: Path, takes: str, error: Exception) -> UserError:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(". ")
-    return UserError(f"{path}: cannot be read as weights alone ({reason}); give the {takes}")
+# What torch raises for a file that is none of its own depends on its first bytes.
+_UNREADABLE = (
+    pickle.UnpicklingError, OSError, RuntimeError, ValueError, KeyError, EOFError, AttributeError, TypeError,
+)  # fmt: skip
 
 
 def _numpy_globals() -> list[Any]:

@@ -19,7 +19,8 @@ How to export. In the environment of the published code, with ``torchaudio`` and
 
 A trace keeps the lengths that the code computed in Python: try the file at other lengths than the example's, and if the
 numbers differ from the network's own, give `input` a fixed length. Weights of more than 2 GB come to lie in a second
-file (``utmos.onnx.data``), which stays beside the first.
+file (``utmos.onnx.data``), which stays beside the first. ``torch.onnx.export`` needs the package onnx; reading the file
+needs onnxruntime alone.
 
 What is not written here, and why:
 
@@ -28,8 +29,9 @@ What is not written here, and why:
   each. It is useless without the pictures, and its 1200 names could be checked against nothing here. Export
   ``forward(audio (1, 76800), video (1, 120, 3, 224, 224))`` at 16 kHz and 25 pictures a second: segments of 16 pictures
   every 8, mel spectrogram 128 x 66 as in its ``configs/sync.yaml``, then `logits` of the 21 offsets from -2 to 2 s.
-  DeSync as published is the mean over the first and the last 14 segments of 8 s: fix 128000 samples and 200 pictures,
-  and average the two logits inside.
+  That judges the first 4.8 s. The published DeSync takes the mean of the offset's magnitude over the first and the last
+  14 segments of 8 s; two sets of logits averaged inside the exported file (128000 samples, 200 pictures) come near it
+  but are not it, so say in `about` what was done.
 * **ImageBind** (Girdhar et al. 2023; 1.2 billion weights, 4.5 GB): ViT-H for pictures, ViT-B for spectrograms. Export
   either the audio tower, ``forward(audio (1, 32000 x clips))`` with Kaldi's filter bank (128 bands, 25 ms every 10 ms,
   mean removed), 204 frames, (x + 4.268) / 9.138, giving `embedding` (1024); or both towers,
@@ -157,8 +159,8 @@ class Exported(AudioNetwork):
     def _try(self) -> None:
         """One run on noise, so that a wrong YAML file is found before any clip is heard."""
         sidecar, rng = self.sidecar, np.random.default_rng(0)
-        longest = int((sidecar.longest_s or 3.0) * sidecar.sample_rate)
-        samples = sidecar.fixed_samples or min(max(3 * sidecar.sample_rate, int(sidecar.shortest_s * 2e5)), longest)
+        tried_s = min(max(3.0, sidecar.shortest_s), sidecar.longest_s or 3600.0)
+        samples = sidecar.fixed_samples or round(tried_s * sidecar.sample_rate)
         waveform = (0.1 * rng.standard_normal(samples)).astype(np.float32)
         shape = [size if size == 1 else samples for size in sidecar.shape]
         inputs = [waveform.reshape(shape)]
@@ -183,7 +185,8 @@ class Exported(AudioNetwork):
                 raise UserError(f"{sidecar.path}: outputs: probabilities lie outside 0 to 1; are they logits?")
 
     def _parameters(self, sidecar: Sidecar) -> dict[str, Any]:
-        stored = sorted(sidecar.file.parent.glob(f"{sidecar.file.name}*"))  # big weights lie beside an ONNX file
+        beside = (path for path in sidecar.file.parent.iterdir() if path.is_file() and path.suffix not in SIDECARS)
+        stored = sorted(path for path in beside if path.name.startswith(sidecar.file.name))  # big weights lie apart
         said = {
             "network": self.name,
             "sample_rate": sidecar.sample_rate,

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 Arrays = Mapping[str, np.ndarray]
 
-_DAMAGED = (OSError, ValueError, EOFError, LookupError, NotImplementedError, zipfile.BadZipFile, zlib.error)
+_DAMAGED = (OSError, ValueError, TypeError, EOFError, LookupError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 """What reading a file whose bytes were lost or changed may raise, by where they were."""
 
 

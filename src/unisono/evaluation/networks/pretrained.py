@@ -10,8 +10,8 @@ import numpy as np
 from unisono.errors import UserError
 from unisono.features.pretrained import load_pretrained, weights_fingerprint
 
-HARMLESS = frozenset({"masked_spec_embed", "position_ids", "num_batches_tracked"})
-"""Last parts of names on which nothing depends at inference: older files have them or lack them."""
+HARMLESS = frozenset({"masked_spec_embed", "position_ids", "relative_position_index", "num_batches_tracked"})
+"""Last parts of names that older files have or lack: only training uses them, or the model computes them itself."""
 
 
 def load_model(model_class: Any, source: str, wanted: str) -> Any:

@@ -103,6 +103,8 @@ def read_sidecar(source: str) -> Sidecar:
     shape = keyed.shape("input")
     outputs = keyed.outputs("outputs")
     video = keyed.video("video")
+    if "samples" not in shape and given.get("longest_s") is not None:
+        raise keyed.wrong("longest_s", "left out, as input has a fixed length")
     if video is not None and "samples" in shape:
         raise keyed.wrong("input", "a number in place of samples, as pictures come in a fixed number too")
     return Sidecar(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -134,12 +135,12 @@ def why_absent(name: str, source: Source | None) -> str | None:
 
 def _parted(row: NetworkRow, given: Source | None) -> tuple[str | None, dict[str, Any]]:
     """Source and options of what the user gave."""
-    if given is None or isinstance(given, str):
-        return given, {}
-    options = dict(given)
+    options = dict(given) if isinstance(given, Mapping) else {"source": given}
     source = options.pop("source", None)
+    if source is not None and not isinstance(source, str | os.PathLike):
+        raise UserError(f"networks.{row.name}: {source!r} is neither a path nor an id; give {row.takes}")
     for option in options:
         if option not in row.options:
             known = ("source", *row.options)
             raise UserError(f"networks.{row.name}: there is no {option!r}; {did_you_mean(option, known)}")
-    return (None if source is None else str(source)), options
+    return (None if source is None else os.path.expanduser(source)), options

@@ -69,8 +69,8 @@ class TorchNetwork(AudioNetwork):
 
     Attributes:
         shortest_samples: below that there is nothing to compute.
-        longest_s: longer clips are cut into equal parts of at most that; frames follow one another, everything else is
-            averaged. None hears any length at once.
+        longest_s: longer clips are cut into equal parts of at most that; frames and texts follow one another,
+            everything else is averaged. None hears any length at once.
     """
 
     shortest_samples: ClassVar[int] = 1
@@ -86,10 +86,13 @@ class TorchNetwork(AudioNetwork):
 
     def __call__(self, waveform: np.ndarray) -> Mapping[str, np.ndarray]:
         waveform = checked_waveform(waveform, self.shortest_samples, self.sample_rate, self.name)
-        longest = len(waveform) if self.longest_s is None else int(self.longest_s * self.sample_rate)
         with listening(self.device):
-            heard = [self.hear(part) for part in equal_parts(waveform, longest)]
+            heard = [self.hear(part) for part in self.parts(waveform)]
         return {name: _joined(name, [arrays[name] for arrays in heard]) for name in heard[0]}
+
+    def parts(self, waveform: np.ndarray) -> list[np.ndarray]:
+        longest = len(waveform) if self.longest_s is None else int(self.longest_s * self.sample_rate)
+        return equal_parts(waveform, longest)
 
     @abstractmethod
     def hear(self, waveform: np.ndarray) -> dict[str, np.ndarray]:
@@ -97,6 +100,9 @@ class TorchNetwork(AudioNetwork):
 
 
 def _joined(name: str, parts: list[np.ndarray]) -> np.ndarray:
+    if name == "text":
+        words = [str(part[0]).strip() for part in parts]
+        return np.array([" ".join(text for text in words if text)])
     if name == "frames":
         return np.concatenate(parts).astype(np.float32)
     return np.asarray(np.mean(np.stack(parts), axis=0, dtype=np.float64), dtype=np.float32)
