@@ -10,12 +10,12 @@ from unisono.evaluation.metric import MetricFailure
 LENGTH_TOLERANCE_S = 0.05
 LENGTH_TOLERANCE_SHARE = 0.02
 LONGEST_DELAY_S = 0.5
-CLEAR_CORRELATION = 0.5
+CLEAR_CORRELATION = 0.75
 LOST_CORRELATION = 0.7
 
 LENGTHS = "cut to the shorter; fails beyond 0.05 s or 2 % of the reference, whichever is larger"
 ALIGNMENT = (
-    "none; fails where the cross-correlation at some delay (up to 0.5 s) is 0.5 or more, "
+    "none; fails where the cross-correlation at some delay (up to 0.5 s) is 0.75 or more, "
     "and that at no delay less than 0.7 of it"
 )
 """For the cards of metrics that compare moment by moment."""
@@ -41,7 +41,8 @@ def check_alignment(waveform: np.ndarray, reference: np.ndarray, sample_rate: in
     """`MetricFailure` if one of two recordings ``(S,)`` clearly lags behind the other.
 
     A delay of a millisecond ruins every sample-by-sample comparison and is a fault of the file, not of the sound. It is
-    told only where it is beyond doubt: a voice with a phase of its own (any vocoder) correlates with nothing.
+    told only where it is beyond doubt: a voice with a phase of its own (any vocoder) correlates with nothing, or by chance
+    with a vowel a few milliseconds away (0.5 was seen).
     """
     delay, there, here = best_delay(waveform, reference, round(LONGEST_DELAY_S * sample_rate))
     if delay and there >= CLEAR_CORRELATION and here < LOST_CORRELATION * there:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +84,7 @@ def listen(
     output_dir: Path,
     others: Sequence[Path] = (),
     progress: bool = True,
+    threads: int = 1,
 ) -> Heard:
     """Run every metric whose network is there over every task that it is for; outcomes of items go into ``results``.
 
@@ -91,6 +95,8 @@ def listen(
         output_dir: where the coded references lie.
         others: recordings that stand for the reference without belonging to an item.
         progress: show a progress bar.
+        threads: clips that are heard at a time. On a CPU several clips on a thread each are far quicker than one clip
+            on several threads, and what one thread computes does not depend on how many there are.
     """
     heard = Heard()
     usable = [metric for metric in metrics if metric.unavailable() is None]
@@ -102,9 +108,13 @@ def listen(
                 of_kind = [metric for metric in wanted if metric.with_video == with_video]
                 if not of_kind:
                     continue
-                with tqdm(desc=f"{name}, {task}", unit="clip", disable=not progress) as bar:
-                    fields = tuple(dict.fromkeys(field for metric in of_kind for field in metric.companions))
-                    rows = _Room(chosen, hearing, output_dir, with_video, bar).rows(others, fields)
+                fields = tuple(dict.fromkeys(field for metric in of_kind for field in metric.companions))
+                with (
+                    tqdm(desc=f"{name}, {task}", unit="clip", disable=not progress) as bar,
+                    _single_threaded_torch(threads > 1),
+                    ThreadPoolExecutor(threads) as pool,
+                ):
+                    rows = _Room(chosen, hearing, output_dir, with_video, bar, pool).rows(others, fields)
                 for metric in of_kind:
                     _run(metric, hearing.network, task, chosen, rows, heard)
     return heard
@@ -150,6 +160,7 @@ class _Room:
     output_dir: Path
     with_video: bool
     bar: tqdm
+    pool: ThreadPoolExecutor
 
     def rows(self, others: Sequence[Path], fields: Sequence[str]) -> dict[str, Clips]:
         """Every row of the task. ``fields`` name other recordings of the items that are to be heard too."""
@@ -157,17 +168,20 @@ class _Room:
         references: list[Arrays | str | None] = [None] * len(items)
         apart: list[Arrays] = []
         if not self.with_video:
-            references = [self._clip(REFERENCE, item, result) for item, result in self.chosen]
-            apart = [self._of_set(path) for path in others]
-        companions = {field: [self._companion(item, field) for item in items] for field in fields}
+            references = list(self.pool.map(lambda pair: self._clip(REFERENCE, *pair), self.chosen))
+            apart = list(self.pool.map(self._of_set, others))
+        companions = {field: list(self.pool.map(partial(self._companion, field), items)) for field in fields}
         usable = [r for r in references if r is not None and not isinstance(r, str)]
         fingerprint = _fingerprint([*usable, *apart])
         rows = {}
         for row in (MODEL, CODED, INPUT):
             if any(row in result.outcomes for _, result in self.chosen):
-                judged = [self._clip(row, item, result) or "there is none" for item, result in self.chosen]
+                judged = list(self.pool.map(partial(self._of_row, row), self.chosen))
                 rows[row] = Clips(items, judged, references, apart, fingerprint, companions)
         return rows
+
+    def _of_row(self, row: str, pair: tuple[EvaluationItem, ItemResult]) -> Arrays | str:
+        return self._clip(row, *pair) or "there is none"
 
     def _clip(self, key: str, item: EvaluationItem, result: ItemResult) -> Arrays | str | None:
         """Arrays of one clip, why there are none, or None where there is no such clip."""
@@ -181,7 +195,7 @@ class _Room:
         arrays = self._arrays(source or self.output_dir / clip.audio, item)
         return prefix + arrays if isinstance(arrays, str) else arrays
 
-    def _companion(self, item: EvaluationItem, field: str) -> Arrays | str | None:
+    def _companion(self, field: str, item: EvaluationItem) -> Arrays | str | None:
         if field not in item.files:
             return None
         arrays = self._arrays(item.files[field], item)
@@ -209,6 +223,21 @@ class _Room:
             name = self.hearing.network.name
             logger.exception("unexpected error in %s at %s", name, source)
             return f"{BUG} in {name} ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
+
+
+@contextmanager
+def _single_threaded_torch(wanted: bool) -> Iterator[None]:
+    if not wanted:
+        yield
+        return
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _fingerprint(references: Sequence[Arrays]) -> str:

@@ -22,7 +22,7 @@ from unisono.errors import UserError
 from unisono.evaluation.catalogue import AnyMetric, metric_names, metrics_of
 from unisono.evaluation.collection import CollectionMetric
 from unisono.evaluation.items import EvaluationItem
-from unisono.evaluation.jobs import run_jobs, worker_count
+from unisono.evaluation.jobs import MAX_WORKERS, run_jobs, worker_count
 from unisono.evaluation.listening import Ears, Heard, listen, load_ears
 from unisono.evaluation.measure import ItemResult, Job, Loaded, checked, load
 from unisono.evaluation.metric import Metric, MetricCard
@@ -31,6 +31,7 @@ from unisono.evaluation.report.page import write_report
 from unisono.evaluation.results import write_results
 from unisono.evaluation.summary import Failure, Summary, TaskSummary, summarise_task
 from unisono.suggest import nearest
+from unisono.workers import default_workers
 
 Recode = Callable[[np.ndarray], np.ndarray]
 
@@ -103,7 +104,8 @@ def evaluate(
 
     jobs = make_jobs(items, output_dir, settings.sample_rate, of_items, recode)
     results = run_jobs(jobs, len(items), num_workers, settings.progress)
-    heard = listen(items, results, of_tasks, ears, output_dir, reference_set, settings.progress)
+    threads = min(default_workers(), MAX_WORKERS) if settings.device == "cpu" else 1
+    heard = listen(items, results, of_tasks, ears, output_dir, reference_set, settings.progress, threads)
 
     drop_unasked(results, heard, settings)
     cards = used_cards(wanted, heard, results)

@@ -11,6 +11,9 @@ from typing import Any
 
 from unisono.errors import UserError
 
+HARMLESS = frozenset({"masked_spec_embed", "position_ids", "relative_position_index", "num_batches_tracked"})
+"""Last parts of names that older files have or lack: only training uses them, or the model computes them itself."""
+
 
 def load_pretrained(from_pretrained: Callable[..., Any], name: str, wanted: str, **options: Any) -> Any:
     """Call a ``from_pretrained`` with a folder or hub id.
@@ -45,9 +48,22 @@ def load_weights(from_pretrained: Callable[..., Any], name: str, wanted: str) ->
         UserError: also where a part of the model would be left at random, as with a head that was never trained.
     """
     model, report = load_pretrained(from_pretrained, name, wanted, use_safetensors=True, output_loading_info=True)
-    if missing := sorted(report["missing_keys"]):
+    if missing := sorted(key for key in report["missing_keys"] if not is_harmless(key)):
         raise UserError(f"{name}: has no weights for {len(missing)} parts of {wanted}, the first is {missing[0]}")
-    return model.eval()
+    return quiet(model).eval()
+
+
+def is_harmless(name: str) -> bool:
+    """Whether a weight may be missing, as older files lack it: only training uses it, or the model computes it."""
+    return name.rpartition(".")[2] in HARMLESS
+
+
+def quiet(model: Any) -> Any:
+    """A model whose harmless weights are zero: where the file lacks them, they would be random."""
+    for name, parameter in model.named_parameters():
+        if is_harmless(name):
+            parameter.data.zero_()
+    return model
 
 
 def weights_fingerprint(model: Any) -> str:

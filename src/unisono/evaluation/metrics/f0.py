@@ -171,7 +171,7 @@ def _cards(
             definition=definition,
             blind_to=f"{blind_to} {on_timing} Both contours are extracted, errors of the extractor included: the row "
             "of the coded reference is the ceiling.",
-            source="Raffel et al. 2014 (mir_eval.melody, raw pitch accuracy) for the accuracy; F0: Harvest, Morise 2017",
+            source="accuracy: raw pitch accuracy, Raffel et al. 2014 (mir_eval.melody); F0: Harvest, Morise 2017",
             implementation="unisono.evaluation.metrics.f0 on pyworld.harvest",
             version=library_version("pyworld-prebuilt"),
             parameters={

@@ -27,8 +27,8 @@ from unisono.evaluation.metrics.world import (
 )
 
 _BLIND_TO = (
-    "Level (c0 is left out), pitch, phase, breath and noise between the harmonics, and all that lies in pauses of both. "
-    "Values of other recipes are not comparable."
+    "Level (c0 is left out), pitch, phase, breath and noise between the harmonics, and what lies in pauses of both. "
+    "Weak noise counts much, as in every MCD. Values of other recipes are not comparable."
 )
 
 
@@ -97,8 +97,8 @@ def _card(name: str, title: str, how: str, not_heard: str, sample_rate: int, tim
         unit="dB",
         direction="lower",
         value_range="0 (identical envelopes) upwards, seldom above 15",
-        definition=f"10 √2 / ln 10 times the Euclidean distance of the mel cepstra c1 to c{CEPSTRAL_ORDER}, {how}, mean "
-        "over the frames in which at least one of the two sounds.",
+        definition=f"10 √2 / ln 10 times the Euclidean distance of the mel cepstra c1 to c{CEPSTRAL_ORDER}, {how}, "
+        "mean over the frames in which at least one of the two sounds.",
         blind_to=not_heard + _BLIND_TO,
         source="Kubichek 1993; mel cepstra: Tokuda, Kobayashi, Masuko and Imai 1994; envelope: CheapTrick, Morise 2015",
         implementation="unisono.evaluation.metrics.mcd on pyworld.cheaptrick",

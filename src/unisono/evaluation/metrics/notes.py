@@ -5,8 +5,9 @@ dips, as between two syllables on one pitch. A note begins with its vowel, as si
 voiced before that and quieter (m, l, z) leads to it. Those that are meant come from the score file where the
 item has one, else from `notes` and `note_durations_s` of its manifest, which have one entry for each phoneme.
 
-A constant delay is taken out: manifests differ in whether a note, or the first rest, holds the consonants that go before
-the vowel, and silence before the song is no fault. Beyond that the score's clock holds, whatever the reference does.
+A constant delay is taken out: manifests differ in whether a note, or the first rest, holds the consonants that go
+before the vowel, and silence before the song is no fault. Beyond that the score's clock holds, whatever the reference
+does.
 
 Shapes: T frames, N notes.
 """
@@ -99,19 +100,19 @@ def _notes_of_units(details: Mapping[str, Any]) -> Notes:
     A note ends where pitch or length change, at a slur, and before a second vowel: two syllables on equal notes are two
     notes. What the lists cannot tell is a single note that is sung on two vowels; it becomes two equal ones.
     """
-    fields = [details.get(name) for name in ("phonemes", "notes", "note_durations_s")]
-    if any(field is None for field in fields):
+    phonemes, numbers, durations_s = (details.get(name) for name in ("phonemes", "notes", "note_durations_s"))
+    if phonemes is None or numbers is None or durations_s is None:
         raise NotApplicable("the item has no score (a score file, or phonemes, notes and note_durations_s)")
-    phonemes, numbers, durations_s = fields
     slurs = details.get("slurs") or [0] * len(phonemes)
-    if not len(phonemes) == len(numbers) == len(durations_s) == len(slurs):
-        raise MetricFailure("phonemes, notes, note_durations_s and slurs of the score are not equally long")
+    lists = (phonemes, numbers, durations_s, slurs)
+    if not all(isinstance(values, list) and len(values) == len(phonemes) for values in lists):
+        raise MetricFailure("phonemes, notes, note_durations_s and slurs of the score are not lists of one length")
     notes: list[tuple[float, float, float]] = []
     now_s, pitch, duration_s, has_nucleus = 0.0, -1.0, -1.0, False
     for symbol, number, length_s, slur in zip(phonemes, numbers, durations_s, slurs, strict=True):
-        number, length_s, nucleus = float(note_number(number, "notes")), float(length_s), is_nucleus(symbol)
-        if not 0 <= length_s < np.inf:
-            raise MetricFailure(f"the score has a note of {length_s} s")
+        number, nucleus = float(note_number(number, "notes")), is_nucleus(symbol)
+        if not isinstance(length_s, int | float) or not 0 <= length_s < np.inf:
+            raise MetricFailure(f"the score has a note of {length_s!r} s")
         another = number != pitch or abs(length_s - duration_s) > _SAME_S or number == 0
         if another or slur or (nucleus and has_nucleus):
             pitch, duration_s, has_nucleus = number, length_s, False
@@ -149,15 +150,17 @@ def best_delay_s(meant: Notes, heard: Notes) -> float:
     """By how much the heard notes are late as a whole, within 0.2 s either way, in steps of 5 ms.
 
     Of all delays the one with which the beginnings fit best: a note of the score counts 1 if one is heard within 0.05 s
-    of its beginning and nothing from 0.1 s on, and a tenth of that is by how near it is. 0 where nothing fits; of equals
-    the smallest.
+    of its beginning and nothing from 0.1 s on, and a tenth of that is by how near it is. 0 where nothing fits; of
+    equals the smallest.
     """
     if not len(heard.pitches):
         return 0.0
     steps = np.arange(-round(_LONGEST_DELAY_S / _DELAY_STEP_S), round(_LONGEST_DELAY_S / _DELAY_STEP_S) + 1)
     delays_s = _DELAY_STEP_S * steps[np.argsort(np.abs(steps), kind="stable")]
-    between_s = heard.intervals_s[:, 0] - meant.intervals_s[:, :1]
-    nearest_s = np.abs(between_s - delays_s[:, None, None]).min(axis=2)
+    heard_s = np.sort(heard.intervals_s[:, 0])
+    wanted_s = meant.intervals_s[:, 0] + delays_s[:, None]
+    after = np.searchsorted(heard_s, wanted_s).clip(max=len(heard_s) - 1)
+    nearest_s = np.minimum(np.abs(heard_s[after] - wanted_s), np.abs(heard_s[np.maximum(after - 1, 0)] - wanted_s))
     near = np.maximum(0.0, 1.0 - nearest_s / _DELAY_REACH_S)
     fit = (0.9 * np.minimum(2.0 * near, 1.0) + 0.1 * near).sum(axis=1)
     return float(delays_s[np.argmax(np.round(fit, 9))])
@@ -202,8 +205,8 @@ def _pitch_levels(midi: np.ndarray) -> np.ndarray:
 
 
 def _parted_by_dips(level_db: np.ndarray, first: int, last: int) -> list[tuple[int, int]]:
-    """``[first, last)`` cut at each minimum of the level that is `_DIP_DB` below what is loudest between it and the cuts
-    next to it, on either side."""
+    """``[first, last)`` cut at each minimum of the level that is `_DIP_DB` below what is loudest between it and the
+    cuts next to it, on either side."""
     stretch = level_db[first:last]
     inside = np.arange(1, len(stretch) - 1)
     minima = inside[(stretch[inside] < stretch[inside - 1]) & (stretch[inside] <= stretch[inside + 1])]
@@ -273,8 +276,8 @@ class ScoreNotes(Metric):
         }
         onset_ms = f"{1000 * self.onset_tolerance_s:g} ms"
         both = (
-            "A constant delay, timing within the tolerance, how notes end, words. The notes are transcribed by rules from F0 and level, "
-            "so neither is 1 for a flawless voice: the row of the coded reference is the ceiling."
+            "A constant delay, timing within the tolerance, how notes end, words. The notes are transcribed by rules "
+            "from F0 and level, so neither is 1 for a flawless voice: the row of the coded reference is the ceiling."
         )
         return (
             _card(
@@ -339,9 +342,9 @@ class ScoreSemitoneAccuracy(Metric):
                 "Semitone accuracy (score)",
                 "Share of the voiced frames during the score's notes that are less than 50 cents away from the note of "
                 "that moment.",
-                "A constant delay, notes that are not sung at all (read it beside note_f1), and voice during rests. Slides between notes "
-                "and vibrato beyond 50 cents count as wrong, as does the right note at the wrong time: the row of the "
-                "coded reference is the ceiling.",
+                "A constant delay, notes that are not sung at all (read it beside note_f1), and voice during rests. "
+                "Slides between notes and vibrato beyond 50 cents count as wrong, as does the right note at the wrong "
+                "time: the row of the coded reference is the ceiling.",
                 {
                     **_PARAMETERS,
                     "sample_rate": self.sample_rate,

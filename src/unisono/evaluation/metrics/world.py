@@ -48,8 +48,8 @@ FRAMEWISE_PARAMETERS: Mapping[str, Any] = {"alignment": "none", "lengths": LENGT
 
 WARP_PARAMETERS: Mapping[str, Any] = {
     "alignment": WARPING,
-    "warped_by": f"mel cepstra c0 to c{CEPSTRAL_ORDER} of CheapTrick's envelope, {_WARPED_RANGE_DB:g} dB below its loudest "
-    "value at least, c0 less its mean over the frames that sound; Euclidean distance",
+    "warped_by": f"mel cepstra c0 to c{CEPSTRAL_ORDER} of CheapTrick's envelope, {_WARPED_RANGE_DB:g} dB below its "
+    "loudest value at least, c0 less its mean over the frames that sound; Euclidean distance",
     "limit_s": DTW_LIMIT_S,
 }
 """For the cards of all metrics along `timbre_warp`."""

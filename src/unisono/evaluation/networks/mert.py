@@ -21,9 +21,9 @@ import torch
 from unisono.errors import UserError
 from unisono.evaluation.metric import library_version
 from unisono.evaluation.networks.checkpoints import fill, read_checkpoint, weights_of
-from unisono.evaluation.networks.pretrained import HARMLESS, check_rate, model_parameters, quiet
+from unisono.evaluation.networks.pretrained import check_rate, model_parameters
 from unisono.evaluation.networks.torch_network import TorchNetwork
-from unisono.features.pretrained import load_pretrained
+from unisono.features.pretrained import HARMLESS, load_pretrained, quiet
 
 TAKES = "folder or Hub id of MERT, with config.json and model.safetensors or pytorch_model.bin"
 _NOT_HUBERT = ("feature_extractor_cqt", "deepnorm")
@@ -57,7 +57,7 @@ class Mert(TorchNetwork):
         model = HubertModel(HubertConfig(**{name: value for name, value in settings.items() if name in ours}))
         _load(model, source)
         self.layer = _checked_layer(layer, model.config.num_hidden_layers)
-        self.model = quiet(model)
+        self.model = quiet(model).float().eval().requires_grad_(False)
         self.extractor: Any = load_pretrained(
             Wav2Vec2FeatureExtractor.from_pretrained, source, "the feature extractor of MERT"
         )

@@ -8,10 +8,7 @@ from typing import Any
 import numpy as np
 
 from unisono.errors import UserError
-from unisono.features.pretrained import load_pretrained, weights_fingerprint
-
-HARMLESS = frozenset({"masked_spec_embed", "position_ids", "relative_position_index", "num_batches_tracked"})
-"""Last parts of names that older files have or lack: only training uses them, or the model computes them itself."""
+from unisono.features.pretrained import is_harmless, load_pretrained, quiet, weights_fingerprint
 
 
 def load_model(model_class: Any, source: str, wanted: str) -> Any:
@@ -43,20 +40,12 @@ def load_model(model_class: Any, source: str, wanted: str) -> Any:
     faults = []
     for kind, what in (("missing_keys", "missing"), ("unexpected_keys", "unknown"), ("mismatched_keys", "misshapen")):
         names = sorted(key if isinstance(key, str) else key[0] for key in report[kind])
-        names = [name for name in names if name.rpartition(".")[2] not in HARMLESS]
+        names = [name for name in names if not is_harmless(name)]
         if names:
             faults.append(f"{len(names)} {what}, such as {names[0]}")
     if faults:
         raise UserError(f"{source}: weights of something else than {wanted} ({'; '.join(faults)})")
-    return quiet(model)
-
-
-def quiet(model: Any) -> Any:
-    """For inference only; what the file may lack, because only training uses it, is zero instead of random."""
-    for name, parameter in model.named_parameters():
-        if name.rpartition(".")[2] in HARMLESS:
-            parameter.data.zero_()
-    return model.float().eval().requires_grad_(False)
+    return quiet(model).float().eval().requires_grad_(False)
 
 
 def model_parameters(model: Any, source: str) -> dict[str, Any]:

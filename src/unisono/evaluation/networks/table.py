@@ -39,8 +39,8 @@ class NetworkRow:
     package: str | None = None
 
 
-_HUB = "a folder, or an id on the Hugging Face Hub (id@revision pins a version),"
-_EXPORTED = "the .yaml file beside an exported network (unisono.evaluation.networks.exported)"
+_HUB = "folder or Hugging Face Hub id"
+_EXPORTED = "the .yaml file beside an exported network"
 
 _ROWS = (
     NetworkRow("mel_statistics", "nothing", f"{_HERE}.mel_statistics:MelStatistics", ("embedding",), built_in=True),

@@ -21,8 +21,8 @@ from unisono.evaluation.metric import library_version
 from unisono.evaluation.networks.checkpoints import fill, read_checkpoint, weights_of
 from unisono.evaluation.networks.exported import SIDECARS, Exported
 from unisono.evaluation.networks.network import AudioNetwork
-from unisono.evaluation.networks.pretrained import HARMLESS
 from unisono.evaluation.networks.torch_network import TorchNetwork
+from unisono.features.pretrained import HARMLESS
 
 TAKES = "file utmos22_strong_step7459_v1.pt of SpeechMOS"
 _NAMES = (
