@@ -20,7 +20,7 @@ from unisono.evaluation.metrics.notes import (
     score_notes,
 )
 from unisono.evaluation.metrics.warping import time_warp
-from unisono.evaluation.metrics.world import FRAME_RATE_HZ, allpass_constant, mel_cepstra
+from unisono.evaluation.metrics.world import FRAME_RATE_HZ, allpass_constant, f0_of, mel_cepstra
 from unisono.media.locations import Location
 from unisono.scores.pitch import midi_to_hz
 
@@ -48,10 +48,10 @@ def voice(midi: np.ndarray, noise_db: float = -60.0, tilt: float = 1.0, tempo: f
     waveform = np.zeros(len(midi))
     for harmonic in range(1, int(RATE / 2 / max(f0_hz.max(), 1.0)) + 1):
         at_hz = harmonic * f0_hz
-        moved = [
-            formant * (1 + 0.25 * np.sin(2 * np.pi * 1.3 * time_s + k)) for k, formant in enumerate((600, 1400, 2600))
-        ]
-        gain = sum(np.exp(-(((at_hz - centre) / 250) ** 2)) for centre in moved) + 0.02
+        gain = np.full(len(midi), 0.02)
+        for number, formant_hz in enumerate((600, 1400, 2600)):
+            centre_hz = formant_hz * (1 + 0.25 * np.sin(2 * np.pi * 1.3 * time_s + number))
+            gain += np.exp(-(((at_hz - centre_hz) / 250) ** 2))
         waveform += gain * harmonic**-tilt * np.sin(harmonic * phase) * (midi > 0)
     waveform += 10 ** (noise_db / 20) * np.random.default_rng(0).standard_normal(len(midi))
     return (0.2 * waveform).astype(np.float32)
@@ -87,13 +87,16 @@ def values(waveform: np.ndarray, reference: np.ndarray = SUNG, task: str = SAM, 
 
 @pytest.mark.parametrize("cents", [-70, 20, 49, 100, 1200])
 def test_a_shift_by_known_cents_is_that_error(cents):
-    pitch = melody(((57, 1.0),))
-    found = values(voice(np.where(pitch > 0, pitch + cents / 100, 0)), voice(pitch))
-    assert found["f0_median_error_cents"] == pytest.approx(abs(cents), abs=2)
-    assert found["f0_rmse_cents"] == pytest.approx(abs(cents), abs=10)
+    pitch = np.full(RATE, 57.0)
+    judged = sample(voice(pitch + cents / 100), voice(pitch))
+    found = values(judged.waveform, judged.reference, metrics=[F0Error(RATE)])
+    assert found["f0_median_error_cents"] == pytest.approx(abs(cents), abs=0.5)
     assert found["semitone_accuracy"] == pytest.approx(float(abs(cents) < 50), abs=0.04)
     assert found["octave_errors"] == pytest.approx(float(abs(cents) == 1200), abs=0.04)
-    assert found["voicing_error"] < 0.05
+    # Away from both ends, where the extractor has half a window.
+    inner = compare_f0(f0_of(judged, "judged")[5:-5], f0_of(judged, "reference")[5:-5], np.ones(90))
+    assert inner.rmse_cents == pytest.approx(abs(cents), abs=1)
+    assert (inner.semitone_accuracy, inner.octave_errors, inner.voicing_error) == (abs(cents) < 50, cents == 1200, 0)
 
 
 def test_comparison_by_hand():
@@ -136,16 +139,18 @@ def test_vibrato_on_one_note_moves_the_rmse_and_not_the_accuracy():
     assert found["semitone_accuracy"] > 0.97
 
 
-def test_level_and_polarity_change_nothing():
+def test_level_polarity_and_offset_change_nothing():
     lower = voice(melody(), noise_db=-30, tilt=1.2)
     for task in METRICS:
-        plain, changed = values(lower, task=task), values(-0.05 * lower, task=task)
+        plain, changed = values(lower, task=task), values(1e-5 - 1e-4 * lower, task=task)
         assert changed == pytest.approx(plain, rel=5e-3, abs=1e-3)
 
 
 def test_an_unvoiced_voice_has_no_pitch_error_but_a_voicing_error():
     hiss = 0.1 * np.random.default_rng(3).standard_normal(len(SUNG))
-    assert values(hiss, metrics=[F0Error(RATE)])["voicing_error"] > 0.4
+    outcomes = measure(F0Error(RATE), sample(hiss))
+    assert outcomes["voicing_error"].value > 0.4 and outcomes["semitone_accuracy"].value < 0.05
+    assert outcomes["f0_rmse_cents"].reason == "no frame is voiced in both"
     nothing = compare_f0(np.zeros(4), np.array([0.0, 100, 100, 0]), np.ones(4))
     assert isinstance(nothing.rmse_cents, MetricFailure) and nothing.semitone_accuracy == 0
     assert nothing.voicing_error == 0.5
@@ -166,7 +171,7 @@ def test_the_warp_makes_good_the_timing_but_not_the_pitch():
         values(voice(np.where(pitch > 0, pitch + up, 0), tempo=1 / 1.3), task=SVS, metrics=[F0ErrorDtw(RATE)])
         for up in (0.0, 1.0)
     )
-    assert right["f0_median_error_dtw_cents"] < 5 and right["semitone_accuracy_dtw"] > 0.9
+    assert right["f0_median_error_dtw_cents"] < 5 and right["semitone_accuracy_dtw"] > 0.85
     assert wrong["f0_median_error_dtw_cents"] == pytest.approx(100, abs=8) and wrong["semitone_accuracy_dtw"] < 0.1
 
 

@@ -15,14 +15,19 @@ from unisono.evaluation.metrics.durations import DurationError
 from unisono.evaluation.metrics.event_order import EventOrderAccuracy
 from unisono.evaluation.metrics.event_pitch import EventPitchAccuracy
 from unisono.evaluation.metrics.events import EventCountError
+from unisono.evaluation.metrics.f0 import F0Error, F0ErrorDtw
 from unisono.evaluation.metrics.lsd import BandLogSpectralDistance, LogSpectralDistance
+from unisono.evaluation.metrics.mcd import Mcd, McdDtw
 from unisono.evaluation.metrics.mel_distance import MelDistance, MelDistanceDtw
 from unisono.evaluation.metrics.music import KeyAccuracy, TempoError
+from unisono.evaluation.metrics.notes import ScoreNotes, ScoreSemitoneAccuracy
 from unisono.evaluation.metrics.onset_alignment import OnsetAlignment
 from unisono.evaluation.metrics.over_networks import collection_metrics
 from unisono.evaluation.metrics.pesq import Pesq
+from unisono.evaluation.metrics.phoneme_alignment import PhonemeAlignment
 from unisono.evaluation.metrics.segmental_snr import SegmentalSnr
 from unisono.evaluation.metrics.si_sdr import SiSdr
+from unisono.evaluation.metrics.speaking import SpeakingManner
 from unisono.evaluation.metrics.stoi import Stoi
 from unisono.evaluation.metrics.visqol import VisqolAudio, VisqolSpeech
 from unisono.evaluation.networks.network import AudioNetwork
@@ -36,8 +41,6 @@ def metrics_of(sample_rate: int) -> tuple[AnyMetric, ...]:
     """Every metric, set up for waveforms at ``sample_rate`` Hz."""
     front_end = MelFrontEnd.for_rate(sample_rate)
     return (
-        OnsetAlignment(sample_rate),
-        *collection_metrics(),
         Pesq("wb"),
         Pesq("nb"),
         Stoi(sample_rate, extended=False),
@@ -46,7 +49,17 @@ def metrics_of(sample_rate: int) -> tuple[AnyMetric, ...]:
         Composite(),
         SegmentalSnr(),
         SpectralDistances(),
+        OnsetAlignment(sample_rate),
+        F0Error(sample_rate),
+        F0ErrorDtw(sample_rate),
+        ScoreSemitoneAccuracy(sample_rate),
+        ScoreNotes(sample_rate),
+        PhonemeAlignment(),
+        *collection_metrics(),
         Dnsmos(),
+        SpeakingManner(sample_rate),
+        Mcd(sample_rate),
+        McdDtw(sample_rate),
         VisqolSpeech(),
         LogSpectralDistance(sample_rate),
         BandLogSpectralDistance(sample_rate),

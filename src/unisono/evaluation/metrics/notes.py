@@ -25,7 +25,7 @@ from unisono.errors import UserError
 from unisono.evaluation.items import EvaluationItem, Sample
 from unisono.evaluation.metric import Metric, MetricCard, MetricFailure, NotApplicable, NoValue, library_version
 from unisono.evaluation.metrics.f0 import SEMITONE_TOLERANCE_CENTS
-from unisono.evaluation.metrics.world import F0_PARAMETERS, FRAME_RATE_HZ, f0_of, frame_levels_db
+from unisono.evaluation.metrics.world import F0_PARAMETERS, FRAME_RATE_HZ, f0_of, frame_levels_db, waveform_of
 from unisono.scores.pitch import hz_to_midi, midi_to_hz, note_number
 from unisono.scores.syllables import is_nucleus
 
@@ -245,7 +245,7 @@ def _performed(sample: Sample) -> tuple[Notes, Notes]:
 
     def find() -> tuple[Notes, Notes]:
         meant, f0_hz = score_notes(sample.item), f0_of(sample, "judged")
-        heard = heard_notes(f0_hz, frame_levels_db(sample.waveform, sample.sample_rate, len(f0_hz)))
+        heard = heard_notes(f0_hz, frame_levels_db(waveform_of(sample, "judged"), sample.sample_rate, len(f0_hz)))
         return Notes(meant.intervals_s + best_delay_s(meant, heard), meant.pitches), heard
 
     return sample.once("score_notes", find)

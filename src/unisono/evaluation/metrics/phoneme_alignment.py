@@ -113,7 +113,7 @@ def _new_aligner(pronunciations: Mapping[str, str]) -> ForcedAligner:
 
 
 def share_found(waveform: np.ndarray, sample_rate: int, spoken: Spoken) -> float:
-    """Share of the phonemes that are found, 0 to 1; 0 where not even a bad alignment exists."""
+    """Share of the phonemes that are found in ``(S,)``, 0 to 1; 0 where not even a bad alignment exists."""
     from unisono.text.align import Alignment
 
     aligner = _new_aligner(spoken.pronunciations) if spoken.pronunciations else _aligner()
@@ -132,7 +132,6 @@ def share_found(waveform: np.ndarray, sample_rate: int, spoken: Spoken) -> float
 def _prepared(waveform: np.ndarray) -> np.ndarray:
     """At one level, with weak noise that is always the same: the aligner's model never heard digital silence, and
     clean synthetic speech would score below the same with noise."""
-    waveform = np.asarray(waveform, dtype=np.float64)
     noise = np.random.default_rng(0).standard_normal(len(waveform))
     noisy = waveform + noise * np.sqrt(np.mean(waveform**2)) * 10 ** (_DITHER_DB / 20)
     return (noisy * (_PEAK / np.abs(noisy).max())).astype(np.float32)
@@ -200,7 +199,7 @@ class PhonemeAlignment(Metric):
                 "found": f"log likelihood per frame {_MIN_SCORE_PER_FRAME:g} at least, and longer than 0.03 s",
                 "no_alignment": "counts as 0",
                 "noise_added_db": _DITHER_DB,
-                "peak": _PEAK,
+                "prepared": f"mean removed, peak at {_PEAK}",
             },
             decimals=3,
         )

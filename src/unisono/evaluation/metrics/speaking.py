@@ -82,7 +82,7 @@ def _manner(sample: Sample, which: Which) -> Manner:
 
 @dataclass(frozen=True)
 class SpeakingManner(Metric):
-    """Distances from the reference in pitch, spread of pitch, voicing, speaking rate and pauses.
+    """Distances from the reference in pitch, spread of pitch, voicing, speed and pauses.
 
     Attributes:
         sample_rate: Hz at which F0 is extracted.
@@ -130,12 +130,12 @@ class SpeakingManner(Metric):
                 pauses,
             ),
             self._card(
-                "speaking_rate_difference_percent",
-                "Speaking rate difference",
+                "speaking_time_difference_percent",
+                "Speaking time difference",
                 "%",
-                "Absolute difference of the phonemes spoken per second, pauses left out, in per cent of the reference. "
-                "Both say the same text, so that the number of phonemes cancels out.",
-                f"Words left out or repeated look like another speed. {one_number} {noise}",
+                "Absolute difference of the time spent speaking, pauses left out, in per cent of the reference. Both say "
+                "the same phonemes, so that it is that of the seconds per phoneme, the inverse of the speaking rate.",
+                f"The sign; words left out or repeated look like another speed. {one_number} {noise}",
                 {**pauses, "phonemes": "as many in both"},
             ),
             self._card(
@@ -173,7 +173,7 @@ class SpeakingManner(Metric):
             "f0_median_difference_cents": _scaled(_apart(judged.pitch_semitones, reference.pitch_semitones), 100.0),
             "f0_spread_difference_semitones": _apart(judged.spread_semitones, reference.spread_semitones),
             "voiced_share_difference": abs(judged.voiced_share - reference.voiced_share),
-            "speaking_rate_difference_percent": 100.0 * abs(reference.spoken_s / judged.spoken_s - 1.0),
+            "speaking_time_difference_percent": 100.0 * abs(judged.spoken_s / reference.spoken_s - 1.0),
             "pause_share_difference": abs(judged.pause_share - reference.pause_share),
         }
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from unisono.evaluation.alignment import LENGTHS, common_length
 from unisono.evaluation.items import Sample
+from unisono.evaluation.metric import MetricFailure
 from unisono.evaluation.metrics.warping import DTW_LIMIT_S, WARPING, Warp, check_warpable, time_warp
 from unisono.features.f0 import estimate_f0, load_world, num_f0_frames
 
@@ -30,11 +31,13 @@ _ENVELOPE_RANGE_DB = 100.0
 # third of the frames astray; with 40 dB, 4 %.
 _WARPED_RANGE_DB = 40.0
 _LEVEL_WINDOW_S = 0.03
+_LEAST_SWING = 1e-6
 _ALLPASS_GRID = 0.001
 
 Which = Literal["judged", "reference"]
 
 F0_PARAMETERS: Mapping[str, Any] = {
+    "prepared": "mean removed, peak at full scale",
     "extractor": "WORLD harvest",
     "f0_floor_hz": F0_FLOOR_HZ,
     "f0_ceil_hz": F0_CEIL_HZ,
@@ -56,8 +59,23 @@ WARP_PARAMETERS: Mapping[str, Any] = {
 
 
 def waveform_of(sample: Sample, which: Which) -> np.ndarray:
-    """The judged waveform ``(S,)`` or the reference; `NotApplicable` without one."""
-    return sample.waveform if which == "judged" else sample.needed_reference
+    """The judged waveform or the reference, float64 ``(S,)``, without offset and at full scale: WORLD adds noise of a
+    fixed level, and an offset would hide pauses.
+
+    Raises:
+        NotApplicable: there is no reference.
+        MetricFailure: it is constant.
+    """
+    waveform = sample.waveform if which == "judged" else sample.needed_reference
+
+    def make() -> np.ndarray:
+        centred = waveform.astype(np.float64) - waveform.mean(dtype=np.float64)
+        peak = np.abs(centred).max()
+        if not peak > _LEAST_SWING * np.abs(waveform).max():
+            raise MetricFailure("silent but for a constant" if which == "judged" else "the reference is constant")
+        return centred / peak
+
+    return sample.once(("centred", which), make)
 
 
 def framewise(sample: Sample) -> int:
@@ -91,7 +109,7 @@ def active_frames(waveform: np.ndarray, sample_rate: int, num_frames: int) -> np
 
 def frame_levels_db(waveform: np.ndarray, sample_rate: int, num_frames: int) -> np.ndarray:
     """Level of each frame ``(T,)``: the energy of 30 ms around its middle, in dB."""
-    energy = np.concatenate([[0.0], np.cumsum(np.asarray(waveform, dtype=np.float64) ** 2)])
+    energy = np.concatenate([[0.0], np.cumsum(waveform**2)])
     middles = (np.arange(num_frames) + 0.5) / FRAME_RATE_HZ * sample_rate
     half = _LEVEL_WINDOW_S / 2 * sample_rate
     first = np.clip(np.round(middles - half).astype(int), 0, len(waveform))
@@ -125,7 +143,7 @@ def _mel_cepstra(waveform: np.ndarray, f0_hz: np.ndarray, sample_rate: int) -> M
     world = load_world()
     times_s = (np.arange(len(f0_hz)) + 0.5) / FRAME_RATE_HZ
     power = world.cheaptrick(
-        np.asarray(waveform, dtype=np.float64),
+        waveform,
         f0_hz,
         times_s,
         sample_rate,
