@@ -41,8 +41,8 @@ def check_alignment(waveform: np.ndarray, reference: np.ndarray, sample_rate: in
     """`MetricFailure` if one of two recordings ``(S,)`` clearly lags behind the other.
 
     A delay of a millisecond ruins every sample-by-sample comparison and is a fault of the file, not of the sound. It is
-    told only where it is beyond doubt: a voice with a phase of its own (any vocoder) correlates with nothing, or by chance
-    with a vowel a few milliseconds away (0.5 was seen).
+    told only where it is beyond doubt: a voice with a phase of its own (any vocoder) correlates with nothing, or by
+    chance with a vowel a few milliseconds away (0.5 was seen).
     """
     delay, there, here = best_delay(waveform, reference, round(LONGEST_DELAY_S * sample_rate))
     if delay and there >= CLEAR_CORRELATION and here < LOST_CORRELATION * there:

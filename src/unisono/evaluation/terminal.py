@@ -13,6 +13,8 @@ from unisono.evaluation.summary import Mean, Summary, TaskSummary
 
 ARROWS = {"lower": "↓", "higher": "↑"}
 _REASONS = 5
+_TOLD = ("_db", "_s", "_ms", "_percent", "_cents", "_semitones")
+"""Units that a name ends in."""
 
 
 def summary_text(summary: Summary) -> str:
@@ -47,7 +49,7 @@ def task_table(task: str, of_task: TaskSummary, summary: Summary) -> str:
 
 def label(card: MetricCard) -> str:
     """Name, unit and direction of a metric."""
-    unit = f" ({card.unit})" if card.unit and not card.name.endswith(("_db", "_s", "_percent", "_cents")) else ""
+    unit = f" ({card.unit})" if card.unit and not card.name.endswith(_TOLD) else ""
     return f"{card.name}{unit} {ARROWS[card.direction]}"
 
 

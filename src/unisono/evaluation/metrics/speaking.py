@@ -133,8 +133,8 @@ class SpeakingManner(Metric):
                 "speaking_time_difference_percent",
                 "Speaking time difference",
                 "%",
-                "Absolute difference of the time spent speaking, pauses left out, in per cent of the reference. Both say "
-                "the same phonemes, so that it is that of the seconds per phoneme, the inverse of the speaking rate.",
+                "Absolute difference of the time spent speaking, pauses left out, in per cent of the reference. Both "
+                "say the same phonemes, so it is that of the seconds per phoneme, the inverse of the speaking rate.",
                 f"The sign; words left out or repeated look like another speed. {one_number} {noise}",
                 {**pauses, "phonemes": "as many in both"},
             ),
