@@ -91,6 +91,12 @@ def test_what_resembles_nothing_is_not_called_late():
     assert value(SiSdr(RATE), -clean, clean) > 100
 
 
+def test_a_sustained_note_is_not_called_late():
+    time_s = np.arange(2 * RATE) / RATE
+    note, moved = (np.sign(np.sin(2 * np.pi * 200 * (time_s - shift))).astype(np.float32) for shift in (0, 0.0012))
+    assert value(SiSdr(RATE), moved, note) < 10
+
+
 # Speech
 
 

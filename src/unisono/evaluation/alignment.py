@@ -12,11 +12,12 @@ LENGTH_TOLERANCE_SHARE = 0.02
 LONGEST_DELAY_S = 0.5
 CLEAR_CORRELATION = 0.75
 LOST_CORRELATION = 0.7
+RIVAL_CORRELATION, NEAR_S = 0.9, 0.002
 
 LENGTHS = "cut to the shorter; fails beyond 0.05 s or 2 % of the reference, whichever is larger"
 ALIGNMENT = (
     "none; fails where the cross-correlation at some delay (up to 0.5 s) is 0.75 or more, "
-    "and that at no delay less than 0.7 of it"
+    "that at no delay less than 0.7 of it, and none more than 2 ms away more than 0.9 of it"
 )
 """For the cards of metrics that compare moment by moment."""
 
@@ -42,9 +43,11 @@ def check_alignment(waveform: np.ndarray, reference: np.ndarray, sample_rate: in
 
     A delay of a millisecond ruins every sample-by-sample comparison and is a fault of the file, not of the sound. It is
     told only where it is beyond doubt: a voice with a phase of its own (any vocoder) correlates with nothing, or by
-    chance with a vowel a few milliseconds away (0.5 was seen).
+    chance with a vowel a few milliseconds away (0.5 was seen), and a sung note resembles itself a period later.
     """
-    delay, there, here = best_delay(waveform, reference, round(LONGEST_DELAY_S * sample_rate))
+    delay, there, here, rival = best_delay(waveform, reference, sample_rate)
+    if rival > RIVAL_CORRELATION * there:
+        return
     if delay and there >= CLEAR_CORRELATION and here < LOST_CORRELATION * there:
         word = "late" if delay > 0 else "early"
         raise MetricFailure(
@@ -53,17 +56,21 @@ def check_alignment(waveform: np.ndarray, reference: np.ndarray, sample_rate: in
         )
 
 
-def best_delay(waveform: np.ndarray, reference: np.ndarray, longest: int) -> tuple[int, float, float]:
-    """By how many samples ``waveform`` is late at the largest absolute correlation.
+def best_delay(waveform: np.ndarray, reference: np.ndarray, sample_rate: int) -> tuple[int, float, float, float]:
+    """By how many samples ``waveform`` is late at the largest absolute correlation, looked for up to `LONGEST_DELAY_S`.
 
     Returns:
-        the delay (negative: early), the absolute correlation there, and that at no delay; each in 0 to 1.
+        the delay (negative: early), the absolute correlation there, that at no delay, and the largest more than
+        `NEAR_S` away from the best; each in 0 to 1.
     """
-    scale = float(np.linalg.norm(waveform.astype(np.float64)) * np.linalg.norm(reference.astype(np.float64)))
+    waveform, reference = waveform.astype(np.float64), reference.astype(np.float64)
+    scale = float(np.linalg.norm(waveform) * np.linalg.norm(reference))
     if scale == 0:
-        return 0, 0.0, 0.0
-    correlation = np.abs(scipy.signal.correlate(waveform.astype(np.float64), reference.astype(np.float64))) / scale
-    centre = len(reference) - 1
+        return 0, 0.0, 0.0, 0.0
+    correlation = np.abs(scipy.signal.correlate(waveform, reference, method="fft")) / scale
+    centre, longest, near = len(reference) - 1, round(LONGEST_DELAY_S * sample_rate), round(NEAR_S * sample_rate)
     first = max(0, centre - longest)
-    place = first + int(np.argmax(correlation[first : centre + longest + 1]))
-    return place - centre, float(correlation[place]), float(correlation[centre])
+    searched = correlation[first : centre + longest + 1]
+    best = int(np.argmax(searched))
+    others = np.concatenate([searched[: max(0, best - near)], searched[best + near + 1 :]])
+    return first + best - centre, float(searched[best]), float(correlation[centre]), float(others.max(initial=0.0))

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from unisono.data.datasets.base import AudioGenerationDataset
+from unisono.data.manifest import PATH_FIELDS, Fields
 from unisono.evaluation.items import EvaluationItem
+from unisono.media.locations import Location
 
 _SHOWN = ("seed", "num_steps", "guidance_scale", "solver", "weights", "seconds")
 
@@ -33,5 +35,10 @@ def item_of(dataset: AudioGenerationDataset, index: int, generated: Path, made: 
         predicted_duration_s=made.get("duration_s"),
         true_duration_s=float(dataset.durations_s[index]) if dataset.has_targets else None,
         details={**line.record, **{key: made[key] for key in _SHOWN if key in made}},
-        files=dict((*inputs, *dataset.other_files(line))),
+        files=named_files(line),
     )
+
+
+def named_files(line: Fields) -> dict[str, Location]:
+    """The files that a line of ``content.jsonl`` names, by field."""
+    return {name: line.location(name) for name in PATH_FIELDS if isinstance(line.record.get(name), str)}

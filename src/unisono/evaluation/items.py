@@ -71,6 +71,8 @@ class Sample:
     reference_problem: str = ""
     _origin: Sample | None = field(default=None, repr=False, compare=False)
     _memory: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
+    of_reference: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
+    """What is remembered of the reference; one for all rows of an item."""
 
     @property
     def against_reference(self) -> tuple[np.ndarray, np.ndarray]:
@@ -112,18 +114,34 @@ class Sample:
             waveform = convert(self.waveform)
             assert waveform is not None
             reference, input_audio = convert(self.reference), convert(self.input_audio)
-            problem = self.reference_problem
-            return Sample(self.row, waveform, reference, input_audio, sample_rate, self.item, problem, self)
+            return Sample(
+                self.row,
+                waveform,
+                reference,
+                input_audio,
+                sample_rate,
+                self.item,
+                self.reference_problem,
+                self,
+                of_reference=self.of_reference,
+            )
 
         return self.once(("resampled", sample_rate), build)
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
-        """``make()``, remembered under ``key``: what several metrics of a sample share (F0, spectra)."""
-        if key not in self._memory:
+        """``make()``, remembered under ``key``: what several metrics of a sample share (F0, spectra).
+
+        What a key that ends in `REFERENCE`, such as ``("f0", "reference")``, stands for depends on the reference and
+        its rate alone: it is shared by all rows of the item.
+        """
+        memory = self._memory
+        if isinstance(key, tuple) and key[-1] == REFERENCE:
+            memory, key = self.of_reference, (self.sample_rate, key)
+        if key not in memory:
             try:
-                self._memory[key] = make()
+                memory[key] = make()
             except (MetricFailure, NotApplicable) as reason:
-                self._memory[key] = reason
-        if isinstance(self._memory[key], Exception):
-            raise self._memory[key]
-        return self._memory[key]
+                memory[key] = reason
+        if isinstance(memory[key], Exception):
+            raise memory[key]
+        return memory[key]

@@ -5,8 +5,10 @@ Needs no torch and no state: the same job gives the same result in any process.
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -112,13 +114,14 @@ def measure_item(job: Job) -> ItemResult:
         loaded[CODED] = job.coded
     loaded[MODEL] = load(item.generated, job.sample_rate)
     rows = [row for row in (MODEL, CODED, INPUT) if row in loaded]
-    outcomes = {row: measure_row(row, loaded, job) for row in rows}
+    of_reference: dict[Hashable, Any] = {}
+    outcomes = {row: measure_row(row, loaded, job, of_reference) for row in rows}
     clips, span_s = write_clips(loaded, job)
     return ItemResult(outcomes=outcomes, clips=clips, span_s=span_s)
 
 
-def measure_row(row: str, loaded: dict[str, Loaded], job: Job) -> dict[str, Outcome]:
-    """Every number of one row, or the reason why there is none."""
+def measure_row(row: str, loaded: dict[str, Loaded], job: Job, of_reference: dict[Hashable, Any]) -> dict[str, Outcome]:
+    """Every number of one row, or the reason why there is none; what is found of the reference serves the next row."""
     usable = {key: audio.waveform for key, audio in loaded.items() if audio.waveform is not None and not audio.problem}
     problem = loaded[row].problem
     sample = Sample(
@@ -129,6 +132,7 @@ def measure_row(row: str, loaded: dict[str, Loaded], job: Job) -> dict[str, Outc
         sample_rate=job.sample_rate,
         item=job.item,
         reference_problem=loaded[REFERENCE].problem if REFERENCE in loaded else "",
+        of_reference=of_reference,
     )
     outcomes: dict[str, Outcome] = {}
     for metric in job.metrics:

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from unisono.data.degrade.recordings import AUDIO_SUFFIXES
-from unisono.data.manifest import PATH_FIELDS, Fields, load_manifest, read_jsonl
+from unisono.data.manifest import Fields, load_manifest, read_jsonl
 from unisono.errors import UserError
+from unisono.evaluation.dataset_items import named_files
 from unisono.evaluation.items import EvaluationItem
 from unisono.media.locations import Location
 from unisono.tasks import get_task
@@ -155,7 +156,7 @@ def _item(
     record = made[name].record if name in made else {}
     line = told.get(name)
     details = {} if line is None else dict(line.record)
-    files = {} if line is None else {f: line.location(f) for f in PATH_FIELDS if isinstance(details.get(f), str)}
+    files = {} if line is None else named_files(line)
     input_audio = given[name].location if name in given else next((files[f] for f in _INPUT_FIELDS if f in files), None)
     text = next((details[f] for f in _TEXT_FIELDS if isinstance(details.get(f), str)), record.get("content", ""))
     source = made[name].location if name in made else Location(generated / f"{name} (missing)")
