@@ -25,19 +25,12 @@ _DIED = "measuring it ended its process (out of memory, or a crash in a library)
 logger = logging.getLogger(__name__)
 
 
-def worker_count(workers: int | None, n_items: int, busy: bool) -> int:
-    """How many processes to spawn.
-
-    Args:
-        workers: as asked for; None means one per core, at most 16; 0 measures in this process.
-        n_items: no more than that.
-        busy: whether this process works too (the autoencoder): then one core stays for it, as torch's threads spin
-            when they have to share.
-    """
+def worker_count(workers: int | None, n_items: int) -> int:
+    """How many processes to spawn, no more than items: as asked for; None means one per core, at most 16."""
     if workers is not None and workers < 0:
         raise UserError(f"workers is {workers}; use 0 (no extra process), a positive number, or none for one per core")
     if workers is None:
-        workers = min(max(1, default_workers() - busy), MAX_WORKERS)
+        workers = min(default_workers(), MAX_WORKERS)
     return min(workers, n_items)
 
 
@@ -142,3 +135,16 @@ def single_threaded_children() -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+@contextlib.contextmanager
+def single_threaded_torch() -> Iterator[None]:
+    """One thread for torch in this process: the others have workers, and torch's threads spin while they wait."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

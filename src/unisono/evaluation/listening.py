@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from tqdm import tqdm
 from unisono.errors import UserError
 from unisono.evaluation.collection import Arrays, Clips, CollectionMetric, CollectionResult
 from unisono.evaluation.items import CODED, INPUT, MODEL, REFERENCE, EvaluationItem
+from unisono.evaluation.jobs import single_threaded_torch
 from unisono.evaluation.measure import ItemResult, load
 from unisono.evaluation.metric import BUG, MetricCard, MetricFailure, NotApplicable, Outcome, SetOutcome
 from unisono.evaluation.metrics.audio_visual import heard_with_video
@@ -111,7 +112,7 @@ def listen(
                 fields = tuple(dict.fromkeys(field for metric in of_kind for field in metric.companions))
                 with (
                     tqdm(desc=f"{name}, {task}", unit="clip", disable=not progress) as bar,
-                    _single_threaded_torch(threads > 1),
+                    single_threaded_torch() if threads > 1 else nullcontext(),
                     ThreadPoolExecutor(threads) as pool,
                 ):
                     rows = _Room(chosen, hearing, output_dir, with_video, bar, pool).rows(others, fields)
@@ -223,21 +224,6 @@ class _Room:
             name = self.hearing.network.name
             logger.exception("unexpected error in %s at %s", name, source)
             return f"{BUG} in {name} ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
-
-
-@contextmanager
-def _single_threaded_torch(wanted: bool) -> Iterator[None]:
-    if not wanted:
-        yield
-        return
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _fingerprint(references: Sequence[Arrays]) -> str:

@@ -22,7 +22,7 @@ from unisono.errors import UserError
 from unisono.evaluation.catalogue import AnyMetric, metric_names, metrics_of
 from unisono.evaluation.collection import CollectionMetric
 from unisono.evaluation.items import EvaluationItem
-from unisono.evaluation.jobs import MAX_WORKERS, run_jobs, worker_count
+from unisono.evaluation.jobs import MAX_WORKERS, run_jobs, single_threaded_torch, worker_count
 from unisono.evaluation.listening import Ears, Heard, listen, load_ears
 from unisono.evaluation.measure import ItemResult, Job, Loaded, checked, load
 from unisono.evaluation.metric import Metric, MetricCard
@@ -94,7 +94,7 @@ def evaluate(
         UserError: no items, ids used twice, settings out of range, weights that cannot be loaded.
     """
     check_items(items)
-    num_workers = worker_count(settings.workers, len(items), busy=recode is not None)
+    num_workers = worker_count(settings.workers, len(items))
     wanted = wanted_metrics(settings, items)
     of_items = [metric for metric in wanted if isinstance(metric, Metric)]
     of_tasks = [metric for metric in wanted if isinstance(metric, CollectionMetric)]
@@ -203,7 +203,8 @@ def make_jobs(
 def code_reference(reference: Loaded, recode: Recode) -> Loaded:
     if reference.waveform is None:
         return Loaded(None, f"reference: {reference.problem}")
-    return checked(np.asarray(recode(reference.waveform)), [])
+    with single_threaded_torch():
+        return checked(np.asarray(recode(reference.waveform)), [])
 
 
 def folder_names(items: Sequence[EvaluationItem]) -> list[str]:
