@@ -13,13 +13,22 @@ import pytest
 from judging import QUIET, RATE, noisy, voice_like, write
 from test_report import Page
 from unisono.errors import UserError
-from unisono.evaluation.bootstrap import FEWEST_PAIRS, paired_difference
+from unisono.evaluation.bootstrap import FEWEST_PAIRS, Difference, paired_difference
 from unisono.evaluation.commands import named
 from unisono.evaluation.comparison import compare
 from unisono.evaluation.items import EvaluationItem
+from unisono.evaluation.metrics.frechet import FrechetDistance
 from unisono.evaluation.results import read_results
 from unisono.evaluation.runner import evaluate
 from unisono.evaluation.terminal import comparison_text
+
+
+class Fake(FrechetDistance):
+    """A distance that few dimensions would make sound."""
+
+    def __init__(self) -> None:
+        super().__init__("mel_statistics")
+
 
 METRICS = ("mel_distance_db", "lsd", "si_sdr_db")
 SETTINGS = dataclasses.replace(QUIET, metrics=METRICS)
@@ -28,7 +37,7 @@ SETTINGS = dataclasses.replace(QUIET, metrics=METRICS)
 def items_of(folder: Path, level: float, names: list[str]) -> list[EvaluationItem]:
     made = []
     for i, name in enumerate(names):
-        clean = voice_like(1.0, seed=i)
+        clean = voice_like(1.0, seed=int(name.rpartition(" ")[2]))
         reference = write(folder / f"{name} reference.wav", clean)
         generated = write(folder / f"{name}.wav", noisy(clean, level * (1 + 0.1 * i)))
         made.append(EvaluationItem(name, "audio_super_resolution", "Widen.", name, generated, reference))
@@ -110,6 +119,36 @@ def test_other_cards_are_refused_and_shown_when_allowed(evaluations, tmp_path):
     assert "do not compare" in comparison_text(comparison)
 
 
+def test_items_of_one_name_with_other_references_are_refused(evaluations, tmp_path):
+    items = items_of(tmp_path / "audio", 0.02, [f"item {i}" for i in range(6)])
+    write(items[2].reference, voice_like(1.0, seed=99))
+    evaluate(items, tmp_path / "other", SETTINGS, title="other")
+    with pytest.raises(
+        UserError, match="1 items of other have another reference or text than in good, such as 'item 2'"
+    ):
+        compare(
+            {"good": evaluations["good"], "other": tmp_path / "other"}, tmp_path / "out", allow_different_cards=True
+        )
+
+
+def test_a_distance_of_another_number_of_clips_is_left_out_and_told(tmp_path):
+    folders = {}
+    for system, n in (("all", 110), ("fewer", 109)):
+        items = []
+        for i in range(110):
+            clean = np.random.default_rng(i).normal(0, 0.1, RATE // 8).astype(np.float32)
+            reference = write(tmp_path / f"{i}.wav", clean)
+            generated = reference if i < n else tmp_path / "gone.wav"
+            items.append(EvaluationItem(str(i), "text_to_audio", "Go.", f"sound {i}", generated, reference))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("unisono.evaluation.runner.metrics_of", lambda rate: (Fake(),))
+            folders[system] = tmp_path / system
+            evaluate(items, folders[system], QUIET, title=system)
+    comparison = compare(folders, tmp_path / "out")
+    assert any("fd_mel_statistics is not compared: text_to_audio: " in note for note in comparison.notes)
+    assert "fd_mel_statistics" not in comparison.differences["text_to_audio"]["system_2"]
+
+
 def test_what_is_no_evaluation_is_one_clear_error(evaluations, tmp_path):
     good = evaluations["good"]
     with pytest.raises(UserError, match="two evaluations or more"):
@@ -124,20 +163,33 @@ def test_what_is_no_evaluation_is_one_clear_error(evaluations, tmp_path):
             compare({"good": good, "broken": broken}, tmp_path / "out")
     with pytest.raises(UserError, match="name another folder"):
         compare({"good": good, "worse": evaluations["worse"]}, good)
-    items = items_of(tmp_path / "audio", 0.02, ["stranger"])
+    items = items_of(tmp_path / "audio", 0.02, ["stranger 0"])
     evaluate(items, tmp_path / "strange", SETTINGS, title="s")
     with pytest.raises(UserError, match="no item in common"):
         compare({"good": good, "strange": tmp_path / "strange"}, tmp_path / "out")
 
 
-def test_bootstrap_covers_the_true_mean_about_as_often_as_it_says():
+@pytest.mark.parametrize("n", [5, 12, 40])
+@pytest.mark.parametrize("draw", ["normal", "exponential"])
+def test_intervals_leave_the_true_mean_out_about_as_often_as_they_say(n, draw, monkeypatch):
+    monkeypatch.setattr("unisono.evaluation.bootstrap.RESAMPLES", 999)
     rng = np.random.default_rng(0)
-    hits = 0
-    for _ in range(60):
-        differences = rng.normal(0.3, 1.0, size=30)
-        found = paired_difference({str(i): d for i, d in enumerate(differences)}, {str(i): 0.0 for i in range(30)})
-        hits += found.interval95[0] <= 0.3 <= found.interval95[1]
-    assert 51 <= hits <= 60
+    misses = 0
+    for _ in range(150):
+        differences = 0.3 + (rng.normal(size=n) if draw == "normal" else rng.exponential(size=n) - 1)
+        found = paired_difference({str(i): d for i, d in enumerate(differences)}, {str(i): 0.0 for i in range(n)})
+        misses += not found.interval95[0] <= 0.3 <= found.interval95[1]
+    # 7.5 are meant; skewed differences of few items are the hardest case for any interval.
+    assert misses <= (15 if draw == "normal" else 24)
+
+
+def test_differences_that_are_equal_but_for_rounding_are_no_verdict_by_chance():
+    base = {str(i): 0.1 * i for i in range(7)}
+    for sign, verdict in ((1, "better"), (-1, "worse")):
+        found = paired_difference({name: v + sign * 0.1 for name, v in base.items()}, base)
+        assert found.interval95 == (found.mean, found.mean) and found.verdict("higher") == verdict
+    assert paired_difference(base, base).verdict("higher") == ""
+    assert Difference(7, 1.0, (float("nan"), float("nan"))).verdict("lower") == ""
 
 
 def test_bootstrap_of_few_equal_or_no_pairs():

@@ -17,6 +17,7 @@ from unisono.evaluation.items import CODED, INPUT, MODEL, EvaluationItem
 from unisono.evaluation.metric import BUG, Outcome
 from unisono.evaluation.metrics.mel_distance import MelDistance
 from unisono.evaluation.metrics.stoi import Stoi
+from unisono.evaluation.run import _recoder
 from unisono.evaluation.runner import evaluate, folder_names
 from unisono.evaluation.summary import best_row, mean_of
 from unisono.evaluation.terminal import summary_text
@@ -140,6 +141,48 @@ def test_recoded_references_are_a_row_and_a_bad_autoencoder_fails_items(tmp_path
     assert (means[CODED]["mel_distance_dtw_db"].n, means[CODED]["mel_distance_dtw_db"].failed) == (2, 1)
     assert (means[CODED]["retrieval_top1"].n, means[CODED]["retrieval_top1"].failed) == (2, 1)
     assert summary.tasks["text_to_audio"].best["mel_distance_dtw_db"] == MODEL
+
+
+def test_an_autoencoder_that_fails_or_has_another_rate(tmp_path):
+    path = write_audio(tmp_path / "ref.wav", voice_like(1.0), RATE)
+    item = EvaluationItem("a", "text_to_audio", "Go.", "sound", path, path)
+
+    def broken(waveform: np.ndarray) -> np.ndarray:
+        raise RuntimeError("out of memory")
+
+    settings = dataclasses.replace(QUIET, metrics=("mel_distance_dtw_db",))
+    means = evaluate([item], tmp_path / "out", settings, recode=broken, title="t").tasks["text_to_audio"].means
+    assert means[MODEL]["mel_distance_dtw_db"].n == 1 and means[CODED]["mel_distance_dtw_db"].failed == 1
+
+    class Codec:
+        sample_rate = 24_000
+
+    with pytest.raises(UserError, match="code_references=false"):
+        _recoder(Codec(), 48_000)
+
+
+def test_a_fault_outside_the_metrics_costs_its_item(broken_items, tmp_path, monkeypatch):
+    def no_memory(*_):
+        raise MemoryError("4 TiB")
+
+    monkeypatch.setattr("unisono.evaluation.measure.write_clips", no_memory)
+    summary = evaluate(broken_items[:2], tmp_path, SOME, title="t")
+    assert summary.tasks["speech_enhancement"].means[MODEL]["stoi"].failed == 2
+    assert all(f.reason.startswith(BUG) for f in summary.failures)
+
+
+def test_a_broken_recording_of_a_reference_set_is_left_out_and_told(tmp_path):
+    items = [
+        EvaluationItem(str(i), "text_to_audio", "Go.", f"{i}", write(tmp_path / f"{i}.wav", voice_like(0.5, seed=i)))
+        for i in range(6)
+    ]
+    (tmp_path / "text.wav").write_text("not audio")
+    references = [*(item.generated for item in items), tmp_path / "text.wav"]
+    settings = dataclasses.replace(QUIET, metrics=("kad_mel_statistics",))
+    summary = evaluate(items, tmp_path / "out", settings, reference_set=references, title="t")
+    assert summary.tasks["text_to_audio"].means[MODEL]["kad_mel_statistics"].mean is not None
+    (failure,) = summary.failures
+    assert failure.audio_id == "reference set: text.wav" and failure.metric == "mel_statistics"
 
 
 # Enhancement loads torch in every worker, which takes seconds.

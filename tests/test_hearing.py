@@ -14,6 +14,7 @@ import pytest
 from unisono.evaluation.metric import MetricFailure
 from unisono.evaluation.networks import hearing as hearing_module
 from unisono.evaluation.networks.hearing import Hearing, default_cache
+from unisono.evaluation.networks.mel_statistics import MelStatistics
 from unisono.evaluation.networks.network import AudioNetwork
 
 
@@ -44,6 +45,24 @@ def clip(seed: int = 0) -> np.ndarray:
 
 def stored(cache: Path) -> list[Path]:
     return sorted(cache.rglob("*.npz"))
+
+
+def test_what_an_older_version_heard_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waveform = np.tile(clip(), 100)
+    Hearing(MelStatistics(), tmp_path)(waveform)
+    for place, value in (
+        ("unisono.__version__", "next"),
+        ("unisono.evaluation.networks.mel_statistics.MelStatistics.version", "next"),
+        ("unisono.evaluation.networks.mel_statistics.MelStatistics.front_end_version", 2),
+    ):
+        with monkeypatch.context() as changed:
+            changed.setattr(place, value)
+            later = Hearing(MelStatistics(), tmp_path)
+            later(waveform)
+            assert (later.heard, later.remembered) == (1, 0), place
+    same = Hearing(MelStatistics(), tmp_path)
+    same(waveform)
+    assert (same.heard, same.remembered) == (0, 1)
 
 
 def test_nothing_is_heard_twice(tmp_path: Path) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from judging import RATE, noisy, sample, value, voice_like
 from unisono.errors import UserError
 from unisono.evaluation.catalogue import metrics_of
+from unisono.evaluation.collection import Clips
+from unisono.evaluation.items import EvaluationItem
 from unisono.evaluation.metric import MetricFailure, NotApplicable
 from unisono.evaluation.metrics import retrieval
 from unisono.evaluation.metrics.durations import DurationError
@@ -150,14 +154,42 @@ def test_duration_error():
 
 def test_retrieval_ranks_identity_first_and_shares_ties():
     clips = {f"id{i}": voice_like(1.0, seed=i) for i in range(5)}
-    references = {name: retrieval.Candidate(name, MelStatistics()(clip)["embedding"]) for name, clip in clips.items()}
-    for name in clips:
-        assert retrieval.rank_own_reference(references[name].embedding, name, references) == retrieval.Rank(1, 5)
-    wrong = retrieval.rank_own_reference(references["id1"].embedding, "id0", references)
+    names, own = list(clips), range(len(clips))
+    references = np.stack([MelStatistics()(clip)["embedding"] for clip in clips.values()])
+    assert retrieval.rank_own_references(references, own, references, names) == [retrieval.Rank(1, 5)] * 5
+    (wrong,) = retrieval.rank_own_references(references[1:2], [0], references, names)
     assert wrong.rank > 1
     # A constant answer must get the chance rank, wherever it stands in the list.
-    same = {name: retrieval.Candidate(name, np.zeros(3)) for name in clips}
-    assert {retrieval.rank_own_reference(np.ones(3), name, same).rank for name in same} == {3.0}
+    same = retrieval.rank_own_references(np.ones((5, 3)), own, np.zeros((5, 3)), names)
+    assert {place.rank for place in same} == {3.0}
     # References with the same text do not compete.
-    twins = {name: retrieval.Candidate("one text", c.embedding) for name, c in references.items()}
-    assert retrieval.rank_own_reference(references["id1"].embedding, "id0", twins) == retrieval.Rank(1, 1)
+    twins = retrieval.rank_own_references(
+        references[1:2], [0], references, ["one text", " one text "] * 2 + ["one text"]
+    )
+    assert twins == [retrieval.Rank(1, 1)]
+
+
+def test_retrieval_ranks_many_clips_as_one_by_one():
+    """More clips than are compared at once; texts and embeddings that are there twice."""
+    rng = np.random.default_rng(0)
+    references = rng.integers(0, 3, (600, 4)).astype(np.float32)
+    clips = references + rng.integers(-1, 2, references.shape).astype(np.float32)
+    texts = [f"text {number}" for number in rng.integers(0, 300, 600)]
+    own = rng.permutation(600)
+    for clip, mine, found in zip(clips, own, retrieval.rank_own_references(clips, own, references, texts), strict=True):
+        rivals = [references[i] for i in range(600) if texts[i] != texts[mine]]
+        far = np.array([np.abs(rival - clip).mean() for rival in rivals])
+        near = np.abs(references[mine] - clip).mean()
+        assert found == retrieval.Rank(1 + (far < near).sum() + (far == near).sum() / 2, 1 + len(rivals))
+
+
+def test_retrieval_says_why_an_item_has_no_rank():
+    items = [EvaluationItem(f"a{i}", "text_to_audio", "", f"text {i}", Path("a.flac")) for i in range(5)]
+    vectors = [{"embedding": np.full(2, float(i))} for i in range(5)]
+    judged = ["silent", *vectors[1:3], {"score": np.zeros(())}, vectors[4]]
+    references = [vectors[0], vectors[1], None, vectors[3], "broken"]
+    found = retrieval.Retrieval()(Clips(items, judged, references), MelStatistics()).items["retrieval_rank"]
+    assert [outcome.reason for outcome in found] == [
+        *("silent", "", "the item has no reference", "the network gives no embedding, only score", "broken")
+    ]
+    assert found[1].value == 1

@@ -66,6 +66,30 @@ def test_travels_to_workers_and_is_available(metric: Metric) -> None:
     assert metric.unavailable() is None
 
 
+@pytest.mark.parametrize(
+    "metric",
+    [
+        pesq_module.Pesq("wb"),
+        composite.SpectralDistances(),
+        composite.Composite(),
+        visqol.VisqolSpeech(),
+        dnsmos.Dnsmos(),
+    ],
+    ids=lambda metric: metric.cards[0].name,
+)
+def test_a_rate_below_the_band_is_not_applicable(metric: Metric) -> None:
+    """Brought to 16 kHz again the upper half of the band would be empty, whatever the model did."""
+    clip = soxr.resample(CLEAN, RATE, 8_000)
+    for reason in reasons(metric, sample(clip, clip, 8_000), "not_applicable").values():
+        assert "hears up to 8000 Hz" in reason and "compared at 8000 Hz; give --sample-rate 16000 or more" in reason
+
+
+def test_metrics_of_narrow_bands_take_narrow_recordings() -> None:
+    clip = soxr.resample(CLEAN, RATE, 8_000)
+    for metric in (pesq_module.Pesq("nb"), segmental.SegmentalSnr()):
+        values(metric, sample(clip, clip, 8_000))
+
+
 @pytest.mark.parametrize("metric", INTRUSIVE, ids=lambda metric: metric.cards[0].name)
 def test_intrusive_metrics_need_a_reference_in_step(metric: Metric) -> None:
     assert "no reference" in " ".join(reasons(metric, sample(CLEAN, None), "not_applicable").values())

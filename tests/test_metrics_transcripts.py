@@ -80,6 +80,10 @@ def test_weighting_matters() -> None:
     items, sets = measure(heard(TEXTS, HEARD))
     assert items["wer_ear_per_utterance"] == pytest.approx([100 / 6, 100, 0])
     assert sets["wer_ear"].value == pytest.approx(100 * 3 / 13)
+    # Who fails on the hard one says nothing about it: no match for those who were judged on all.
+    fewer = measure(heard(TEXTS, [HEARD[0], None, HEARD[2]]))[1]
+    assert fewer["wer_ear"].value < sets["wer_ear"].value
+    assert (sets["wer_ear"].conditions, fewer["wer_ear"].conditions) == ({"items": 3}, {"items": 2})
     assert np.mean(items["wer_ear_per_utterance"]) == pytest.approx(350 / 9)
 
 
@@ -217,8 +221,9 @@ class Reader(Ear):
 
 
 def test_clap_score_is_the_cosine_with_the_caption() -> None:
-    items = [sound(i) for i in range(5)]
-    items[1] = sound(1, content_text="other", details={"caption": "wind"})
+    items = [sound(i, details={"caption": "rain"}) for i in range(5)]
+    items[1] = sound(1, details={"caption": "wind", "text": "rain"})
+    items[3] = sound(3, details={"text": "rain"})
     judged = [np.array([3.0, 0]), np.array([3.0, 4]), np.array([-1.0, 0]), "silent", np.zeros(2)]
     reader = Reader()
     found = ClapScore()(of_items(items, "embedding", judged), reader).items["clap_score"]
@@ -228,13 +233,16 @@ def test_clap_score_is_the_cosine_with_the_caption() -> None:
     assert sorted(reader.asked) == ["rain", "wind"], "a caption is read once"
 
 
-def test_clap_score_of_a_video_needs_a_caption() -> None:
-    metric, film = ClapScore(), sound(0, "video_to_audio", content_text="film.mp4")
-    assert not metric.applies_to(film)
-    assert metric.applies_to(sound(0, "video_to_audio", details={"caption": "rain"}))
-    assert not metric.applies_to(sound(0, content_text=" "))
-    (outcome,) = metric(of_items([film], "embedding", [np.ones(2)]), Reader()).items["clap_score"]
-    assert outcome.status == "not_applicable"
+@pytest.mark.parametrize("task", ["text_to_audio", "text_to_music", "video_to_audio"])
+def test_what_an_item_is_called_is_no_caption(task: str) -> None:
+    """Recordings joined by their names show the name where there is no text."""
+    metric, items = ClapScore(), [sound(0, task, "rain"), sound(1, task, "rain", details={"caption": " "})]
+    assert not any(map(metric.applies_to, items))
+    assert metric.applies_to(sound(0, task, details={"caption": "rain"}))
+    assert metric.applies_to(sound(0, task, details={"text": "rain"}))
+    reader = Reader()
+    found = metric(of_items(items, "embedding", [np.ones(2)] * 2), reader).items["clap_score"]
+    assert [outcome.status for outcome in found] == ["not_applicable"] * 2 and not reader.asked
 
 
 # Pictures

@@ -120,6 +120,29 @@ def test_networks_that_watch_as_well(tmp_path: Path) -> None:
         network(x)
 
 
+def test_what_their_metrics_need_is_checked_before_anything_is_heard(tmp_path: Path) -> None:
+    traced(Watching(), tmp_path / "net.pt", torch.randn(1, RATE), torch.randn(1, 4, 3, 8, 8))
+    video = {"num_frames": 4, "frame_rate_hz": 25, "size": 8}
+    watching = {"file": "net.pt", "input": [1, RATE], "video": video}
+    for name, wanted, other in (("imagebind", "score", "embedding"), ("synchformer", "logits", "score")):
+        with pytest.raises(UserError, match=rf"outputs must name {wanted}, for networks\.{name}"):
+            load_network(name, sidecar(tmp_path, **watching, outputs=[other]))
+        with pytest.raises(UserError, match=rf"video is missing, for networks\.{name}"):
+            load_network(name, sidecar(tmp_path, outputs=[wanted, None]))
+    assert load_network("imagebind", sidecar(tmp_path, **watching, outputs=["score"])).sample_rate == RATE
+
+
+def test_another_version_of_what_runs_it_is_another_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = sidecar(tmp_path)
+    before = Exported(source).fingerprint
+    assert Exported(source).fingerprint == before
+    with monkeypatch.context() as changed:
+        changed.setattr("unisono.evaluation.networks.exported.library_version", lambda name: f"{name} of tomorrow")
+        assert Exported(source).fingerprint != before
+    monkeypatch.setattr("unisono.__version__", "next")
+    assert Exported(source).fingerprint != before
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

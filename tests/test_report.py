@@ -237,6 +237,16 @@ def test_a_report_that_fails_leaves_the_old_one(items, tmp_path, monkeypatch):
     assert not list(tmp_path.glob(".*"))
 
 
+def test_of_many_items_the_worst_are_shown_and_no_dot_leads_nowhere(items, tmp_path, monkeypatch):
+    monkeypatch.setattr("unisono.evaluation.report.page.MOST_CARDS", 3)
+    page = Page(run(items, tmp_path).report)
+    assert len(page.all("article")) == 3 + 3 + 1
+    anchors = {attributes["id"] for _, attributes in page.elements if "id" in attributes}
+    links = [reference[1:] for reference in page.references if reference.startswith("#")]
+    assert links and set(links) <= anchors
+    assert "the worst 3 of 6; all are in items.jsonl" in "".join(page.text)
+
+
 # Curves and pictures
 
 

@@ -22,7 +22,7 @@ from unisono.evaluation.measure import ClipResult, ItemResult
 from unisono.evaluation.metric import MetricCard, SetOutcome
 from unisono.evaluation.report.page import write_report
 from unisono.evaluation.report.views import Layout
-from unisono.evaluation.results import Stored, read_results
+from unisono.evaluation.results import Stored, item_record, read_results
 from unisono.evaluation.runner import collect_failures
 from unisono.evaluation.summary import Summary, plain, summarise_task, to_json, write_text
 
@@ -76,12 +76,21 @@ def compare(
             f"these numbers were made differently and do not compare:\n{told}\n"
             "evaluate again in the same way, or say --allow-different-cards to put them side by side all the same"
         )
+    check_references(stored, names)
     items, results, notes = merged(stored, names, output_dir)
+    conditions = condition_differences(stored, names)
+    notes += [f"{metric} is not compared: {why}" for metric, why in conditions.items()]
+    if not allow_different_cards:
+        stored = {row: without_sets(one, conditions) for row, one in stored.items()}
+    mismatches |= conditions if allow_different_cards else {}
     cards = {name: card for one in reversed(list(stored.values())) for name, card in one.cards.items()}
     cards = {name: cards[name] for name in dict.fromkeys(n for one in stored.values() for n in one.cards)}
     summary = _summary(title or " against ".join(reversed(list(systems))), stored, items, results, cards, output_dir)
-    differences = all_differences(summary, stored, items, results, cards)
+    differences = all_differences(summary, stored, items, results, cards, frozenset(mismatches))
     comparison = Comparison(summary, names, differences, mismatches, notes)
+    write_text(
+        summary.items_file, "".join(to_json(item_record(i, r)) + "\n" for i, r in zip(items, results, strict=True))
+    )
     write_text(summary.metrics_file, to_json(as_json(comparison, systems), indent=2) + "\n")
     layout = Layout(
         rows=names,
@@ -96,23 +105,63 @@ def compare(
     return comparison
 
 
+_MADE_BY = ("unit", "direction", "scope", "implementation", "version", "parameters")
+"""What of a card moves the number; the rest is words about it."""
+
+
 def card_differences(stored: Mapping[str, Stored], names: Mapping[str, str]) -> dict[str, str]:
-    """Metrics that two systems have under different cards or conditions -> what differs, in words."""
+    """Metrics that two systems have under different cards -> what differs, in words."""
     found: dict[str, str] = {}
     for metric in dict.fromkeys(name for one in stored.values() for name in one.cards):
         having = {names[key]: one.cards[metric] for key, one in stored.items() if metric in one.cards}
-        told = _differing({name: flat(asdict(card)) for name, card in having.items()})
-        told += _conditions(metric, stored, names)
-        if told:
+        if told := _differing({name: flat({f: getattr(card, f) for f in _MADE_BY}) for name, card in having.items()}):
             found[metric] = "; ".join(told)
     return found
+
+
+def condition_differences(stored: Mapping[str, Stored], names: Mapping[str, str]) -> dict[str, str]:
+    """Numbers of all items together that were taken under other conditions (reference set, sizes) -> which."""
+    every = [means for one in stored.values() for rows in one.sets.values() for means in rows.values()]
+    metrics = dict.fromkeys(name for means in every for name in means)
+    return {metric: "; ".join(told) for metric in metrics if (told := _conditions(metric, stored, names))}
+
+
+def check_references(stored: Mapping[str, Stored], names: Mapping[str, str]) -> None:
+    """`UserError` where an item of one name is compared with another recording or text in another system.
+
+    Hashes are of the samples at the evaluation's rate; those of two rates say nothing, and their cards differ anyway.
+    """
+    seen: dict[tuple[Key, int], tuple[str, str]] = {}
+    others: dict[tuple[str, str], list[str]] = {}
+    for row, one in stored.items():
+        for item, result in zip(one.items, one.results, strict=True):
+            first, reference = seen.setdefault(
+                ((item.task, item.audio_id), one.sample_rate), (row, result.reference_hash)
+            )
+            if reference != result.reference_hash:
+                others.setdefault((names[first], names[row]), []).append(item.audio_id)
+    if others:
+        told = "; ".join(
+            f"{len(ids)} items of {b} have another reference or text than in {a}, such as {ids[0]!r}"
+            for (a, b), ids in others.items()
+        )
+        raise UserError(f"these are not the same test items: {told}; evaluate all systems against one test set")
+
+
+def without_sets(one: Stored, metrics: Mapping[str, str]) -> Stored:
+    """An evaluation without some numbers of all items together."""
+    sets = {
+        task: {row: {name: m for name, m in means.items() if name not in metrics} for row, means in rows.items()}
+        for task, rows in one.sets.items()
+    }
+    return replace(one, sets=sets)
 
 
 def _conditions(metric: str, stored: Mapping[str, Stored], names: Mapping[str, str]) -> list[str]:
     """Differing conditions of a number of all items together, by task."""
     told = []
     for task in dict.fromkeys(task for one in stored.values() for task in one.sets):
-        having = {
+        having: dict[str, dict[str, Any]] = {
             names[key]: flat(mean.conditions)
             for key, one in stored.items()
             if (mean := one.sets.get(task, {}).get(MODEL, {}).get(metric)) is not None and mean.mean is not None
@@ -235,8 +284,9 @@ def all_differences(
     items: Iterable[EvaluationItem],
     results: Iterable[ItemResult],
     cards: Mapping[str, MetricCard],
+    made_differently: frozenset[str],
 ) -> dict[str, dict[str, dict[str, Difference]]]:
-    """Every system but the baseline, task by task and metric by metric."""
+    """Every system but the baseline, task by task and metric by metric; none of numbers that were made differently."""
     pairs = list(zip(items, results, strict=True))
     baseline, *others = stored
     differences: dict[str, dict[str, dict[str, Difference]]] = {}
@@ -245,6 +295,8 @@ def all_differences(
         for row in others:
             of_row: dict[str, Difference] = {}
             for name, card in cards.items():
+                if name in made_differently:
+                    continue
                 if card.scope == "set":
                     one, other = (of_task.means.get(r, {}).get(name) for r in (row, baseline))
                     if one is not None and other is not None and one.mean is not None and other.mean is not None:

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from unisono.errors import UserError
 from unisono.evaluation.items import CODED, INPUT, MODEL, REFERENCE
 from unisono.evaluation.measure import ClipResult, ItemResult, Job, measure_item
-from unisono.evaluation.metric import Outcome
+from unisono.evaluation.metric import BUG, Outcome
 from unisono.workers import default_workers, set_up_worker
 
 MAX_WORKERS = 16
@@ -43,7 +43,7 @@ def run_jobs(jobs: Iterable[Job], total: int, workers: int, progress: bool) -> l
     with tqdm(total=total, desc="measure", unit="item", disable=not progress) as bar:
         if workers == 0:
             for i, job in enumerate(jobs):
-                results[i] = measure_item(job)
+                results[i] = measured(job)
                 bar.update()
         else:
             numbered = enumerate(jobs)
@@ -64,7 +64,7 @@ def _run_pool(
         for i, job in jobs:
             with single_threaded_children():
                 try:
-                    pending[pool.submit(measure_item, job)] = (i, job)
+                    pending[pool.submit(measured, job)] = (i, job)
                 except BrokenProcessPool:
                     return [*_rest(pending, results, bar), (i, job)]
             if len(pending) >= 2 * workers and not _collect(pending, results, bar):
@@ -110,15 +110,31 @@ def _rest(
 def _alone(job: Job) -> ItemResult:
     with single_threaded_children(), _pool(1) as pool:
         try:
-            return pool.submit(measure_item, job).result()
+            return pool.submit(measured, job).result()
         except BrokenProcessPool:
             logger.error("%s %r: %s", job.item.task, job.item.audio_id, _DIED)
+    return _lost(job, _DIED)
+
+
+def measured(job: Job) -> ItemResult:
+    """`measure_item`; an exception outside the metrics (memory, disk, a codec) costs this item alone."""
+    try:
+        return measure_item(job)
+    except (UserError, OSError):
+        raise  # a full disk: nothing after it could be written either
+    except Exception as error:
+        logger.exception("%s %r could not be measured", job.item.task, job.item.audio_id)
+        return _lost(job, f"{BUG} ({type(error).__name__}: {error})")
+
+
+def _lost(job: Job, reason: str) -> ItemResult:
+    """All numbers of an item as failures."""
     present = [(MODEL, True), (CODED, job.coded is not None), (INPUT, job.item.input_audio is not None)]
-    failed = {card.name: Outcome("failed", reason=_DIED) for metric in job.metrics for card in metric.cards}
+    failed = {card.name: Outcome("failed", reason=reason) for metric in job.metrics for card in metric.cards}
     outcomes = {row: dict(failed) for row, there in present if there}
-    clips = {key: ClipResult(problem=_DIED) for key in outcomes}
+    clips = {key: ClipResult(problem=reason) for key in outcomes}
     if job.item.reference is not None:
-        clips[REFERENCE] = ClipResult()
+        clips[REFERENCE] = ClipResult(problem=reason)
     return ItemResult(outcomes=outcomes, clips=clips, span_s=1.0)
 
 

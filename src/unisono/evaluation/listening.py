@@ -24,6 +24,7 @@ from unisono.evaluation.metrics.audio_visual import heard_with_video
 from unisono.evaluation.networks.hearing import Hearing
 from unisono.evaluation.networks.network import AudioNetwork
 from unisono.evaluation.networks.table import NETWORKS, load_network, why_absent
+from unisono.evaluation.summary import Failure
 from unisono.media.locations import Location
 from unisono.suggest import did_you_mean
 
@@ -71,10 +72,12 @@ class Heard:
     Attributes:
         cards: by metric.
         sets: ``sets[task][row][metric]``: numbers of all items together.
+        broken_references: recordings of a reference set that could not be heard, and which network was to hear them.
     """
 
     cards: dict[str, MetricCard] = field(default_factory=dict)
     sets: dict[str, dict[str, dict[str, SetOutcome]]] = field(default_factory=dict)
+    broken_references: list[Failure] = field(default_factory=list)
 
 
 def listen(
@@ -115,7 +118,14 @@ def listen(
                     single_threaded_torch() if threads > 1 else nullcontext(),
                     ThreadPoolExecutor(threads) as pool,
                 ):
-                    rows = _Room(chosen, hearing, output_dir, with_video, bar, pool).rows(others, fields)
+                    room = _Room(chosen, hearing, output_dir, with_video, bar, pool)
+                    apart = [] if with_video else room.reference_set(others)
+                    rows = room.rows([arrays for _, arrays in apart if not isinstance(arrays, str)], fields)
+                heard.broken_references += [
+                    Failure(task, f"reference set: {path.name}", MODEL, name, reason)
+                    for path, reason in apart
+                    if isinstance(reason, str)
+                ]
                 for metric in of_kind:
                     _run(metric, hearing.network, task, chosen, rows, heard)
     return heard
@@ -129,7 +139,7 @@ def _run(
     rows: Mapping[str, Clips],
     heard: Heard,
 ) -> None:
-    read = {"resampler": "soxr HQ", "channels": "averaged"}
+    read = {"resampler": "soxr HQ", "channels": "averaged", "coded_reference": "as written for the player (FLAC)"}
     cards = {card.name: replace(card, parameters=card.parameters | read) for card in metric.cards(network)}
     heard.cards |= cards
     for row, clips in rows.items():
@@ -163,14 +173,17 @@ class _Room:
     bar: tqdm
     pool: ThreadPoolExecutor
 
-    def rows(self, others: Sequence[Path], fields: Sequence[str]) -> dict[str, Clips]:
-        """Every row of the task. ``fields`` name other recordings of the items that are to be heard too."""
+    def rows(self, apart: Sequence[Arrays], fields: Sequence[str]) -> dict[str, Clips]:
+        """Every row of the task.
+
+        Args:
+            apart: references that belong to no item.
+            fields: other recordings of the items that are to be heard too, by manifest field.
+        """
         items = [item for item, _ in self.chosen]
         references: list[Arrays | str | None] = [None] * len(items)
-        apart: list[Arrays] = []
         if not self.with_video:
             references = list(self.pool.map(lambda pair: self._clip(REFERENCE, *pair), self.chosen))
-            apart = list(self.pool.map(self._of_set, others))
         companions = {field: list(self.pool.map(partial(self._companion, field), items)) for field in fields}
         usable = [r for r in references if r is not None and not isinstance(r, str)]
         fingerprint = _fingerprint([*usable, *apart])
@@ -202,11 +215,9 @@ class _Room:
         arrays = self._arrays(item.files[field], item)
         return f"{field}: {arrays}" if isinstance(arrays, str) else arrays
 
-    def _of_set(self, path: Path) -> Arrays:
-        arrays = self._arrays(path, None)
-        if isinstance(arrays, str):
-            raise UserError(f"{path}: {arrays}; remove it from the reference set or replace it")
-        return arrays
+    def reference_set(self, others: Sequence[Path]) -> list[tuple[Path, Arrays | str]]:
+        """What the network makes of each recording of a reference set, or why it cannot be heard."""
+        return list(zip(others, self.pool.map(lambda path: self._arrays(path, None), others), strict=True))
 
     def _arrays(self, source: Source, item: EvaluationItem | None) -> Arrays | str:
         loaded = load(source, self.hearing.network.sample_rate)

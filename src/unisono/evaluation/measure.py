@@ -5,6 +5,7 @@ Needs no torch and no state: the same job gives the same result in any process.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,11 +66,13 @@ class ClipResult:
 
 @dataclass
 class ItemResult:
-    """What came out: ``outcomes[row][metric]``, and ``clips`` by row or `REFERENCE`."""
+    """What came out: ``outcomes[row][metric]``, ``clips`` by row or `REFERENCE`, and a hash of what the item is
+    compared with: systems may be compared only where it is the same."""
 
     outcomes: dict[str, dict[str, Outcome]]
     clips: dict[str, ClipResult]
     span_s: float
+    reference_hash: str = ""
 
 
 def load(source: Path | Location, sample_rate: int) -> Loaded:
@@ -117,7 +120,15 @@ def measure_item(job: Job) -> ItemResult:
     of_reference: dict[Hashable, Any] = {}
     outcomes = {row: measure_row(row, loaded, job, of_reference) for row in rows}
     clips, span_s = write_clips(loaded, job)
-    return ItemResult(outcomes=outcomes, clips=clips, span_s=span_s)
+    return ItemResult(outcomes, clips, span_s, hash_of_reference(item, loaded.get(REFERENCE)))
+
+
+def hash_of_reference(item: EvaluationItem, reference: Loaded | None) -> str:
+    """Of the reference's samples and of the item's text."""
+    digest = hashlib.sha256(repr([item.details.get(name) for name in ("text", "caption")]).encode())
+    if reference is not None and reference.waveform is not None:
+        digest.update(reference.waveform.tobytes())
+    return digest.hexdigest()[:16]
 
 
 def measure_row(row: str, loaded: dict[str, Loaded], job: Job, of_reference: dict[Hashable, Any]) -> dict[str, Outcome]:

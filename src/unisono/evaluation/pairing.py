@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from unisono.data.degrade.recordings import AUDIO_SUFFIXES
-from unisono.data.manifest import Fields, load_manifest, read_jsonl
+from unisono.data.manifest import Fields, is_seconds, load_manifest, read_jsonl
 from unisono.errors import UserError
 from unisono.evaluation.dataset_items import named_files
 from unisono.evaluation.items import EvaluationItem
@@ -20,6 +20,7 @@ from unisono.tasks import get_task
 
 _INPUT_FIELDS = ("noisy_audio", "narrow_audio")
 _TEXT_FIELDS = ("caption", "text")
+_TOLD_BY_GENERATION = {"text_to_audio": "caption", "text_to_music": "caption", "text_to_speech": "text"}
 _SHOWN = 3
 
 
@@ -156,6 +157,8 @@ def _item(
     record = made[name].record if name in made else {}
     line = told.get(name)
     details = {} if line is None else dict(line.record)
+    if "num_steps" in record and task in _TOLD_BY_GENERATION:  # what generation writes holds the text that it was given
+        details.setdefault(_TOLD_BY_GENERATION[task], str(record.get("content", "")))
     files = {} if line is None else named_files(line)
     input_audio = given[name].location if name in given else next((files[f] for f in _INPUT_FIELDS if f in files), None)
     text = next((details[f] for f in _TEXT_FIELDS if isinstance(details.get(f), str)), record.get("content", ""))
@@ -169,9 +172,15 @@ def _item(
         generated=source,
         reference=reference,
         input_audio=input_audio,
+        predicted_duration_s=_seconds(record) if "num_steps" in record else None,
+        true_duration_s=_seconds(known[name].record) if name in known else None,
         details=details,
         files=files,
     )
+
+
+def _seconds(record: Mapping[str, Any]) -> float | None:
+    return record["duration_s"] if is_seconds(record.get("duration_s")) else None
 
 
 def plain_file(location: Location) -> Path:

@@ -133,7 +133,7 @@ def reconstruction_report(
     files = []
     for path, name in zip(paths, names, strict=True):
         reference = read_audio(path, autoencoder.sample_rate)
-        decoded = _reconstructed(autoencoder, reference)
+        decoded = reconstructed(autoencoder, reference)
         if output_dir is not None:
             write_audio(output_dir / name, decoded, autoencoder.sample_rate)
         files.append(
@@ -169,7 +169,8 @@ def _output_names(paths: Sequence[Path]) -> list[str]:
     return names
 
 
-def _reconstructed(autoencoder: Autoencoder, waveform: np.ndarray) -> np.ndarray:
+def reconstructed(autoencoder: Autoencoder, waveform: np.ndarray) -> np.ndarray:
+    """A waveform ``(S,)`` at the autoencoder's rate, encoded and decoded again."""
     samples = torch.from_numpy(waveform)[None].to(autoencoder.device)
     latent, frames = autoencoder.encode(samples, torch.tensor([len(waveform)], device=autoencoder.device))
     return autoencoder.decode(latent, frames)[0, : len(waveform)].float().cpu().numpy()

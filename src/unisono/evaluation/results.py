@@ -60,6 +60,7 @@ def item_record(item: EvaluationItem, result: ItemResult) -> dict[str, Any]:
         "without_value": {row: named for row, named in reasons.items() if named},
         "clips": {key: asdict(clip) for key, clip in result.clips.items()},
         "span_s": result.span_s,
+        "reference_hash": result.reference_hash,
         "details": item.details,
     }
 
@@ -148,7 +149,7 @@ def _item(record: Mapping[str, Any], folder: Path) -> tuple[EvaluationItem, Item
         true_duration_s=record["true_duration_s"],
         details=record["details"],
     )
-    return item, ItemResult(outcomes=outcomes, clips=clips, span_s=record["span_s"])
+    return item, ItemResult(outcomes, clips, record["span_s"], record["reference_hash"])
 
 
 def _outcome(value: float | None, reason: str | None) -> Outcome:

@@ -54,7 +54,7 @@ def run_evaluation(cfg: DictConfig) -> Any:
         model = load_newest(cfg.exp_dir, cfg.model_dir, cfg.checkpoint, allow=cfg.allow).model
         parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
         facts = {"Trainable parameters": f"{parameters / 1e6:.1f} M", "Latent": type(model.autoencoder).__name__}
-        recode = _recoder(model.autoencoder)
+        recode = _recoder(model.autoencoder, cfg.sample_rate)
     settings = Settings(
         sample_rate=cfg.sample_rate,
         metrics=cfg.metrics,
@@ -76,13 +76,13 @@ def run_evaluation(cfg: DictConfig) -> Any:
     )
 
 
-def _recoder(autoencoder: Any) -> Callable[[np.ndarray], np.ndarray]:
+def _recoder(autoencoder: Any, sample_rate: int) -> Callable[[np.ndarray], np.ndarray]:
     """Waveform through the autoencoder and back: the ceiling of what the model can reach."""
-    import torch
+    from unisono.evaluation.reconstruction import reconstructed
 
-    def recode(waveform: np.ndarray) -> np.ndarray:
-        samples = torch.from_numpy(waveform)[None]
-        latent, lengths = autoencoder.encode(samples, torch.tensor([samples.shape[1]]))
-        return autoencoder.decode(latent, lengths)[0, : len(waveform)].numpy()
-
-    return recode
+    if autoencoder.sample_rate != sample_rate:
+        raise UserError(
+            f"sample_rate is {sample_rate}, the model's autoencoder works at {autoencoder.sample_rate}; evaluate at "
+            "that rate, or leave the coded references out: code_references=false"
+        )
+    return lambda waveform: reconstructed(autoencoder, waveform)

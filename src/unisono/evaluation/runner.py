@@ -10,9 +10,10 @@ output_dir/
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,15 @@ from unisono.evaluation.items import EvaluationItem
 from unisono.evaluation.jobs import MAX_WORKERS, run_jobs, single_threaded_torch, worker_count
 from unisono.evaluation.listening import Ears, Heard, listen, load_ears
 from unisono.evaluation.measure import ItemResult, Job, Loaded, checked, load
-from unisono.evaluation.metric import Metric, MetricCard
+from unisono.evaluation.metric import BUG, Metric, MetricCard
 from unisono.evaluation.networks.hearing import default_cache
 from unisono.evaluation.report.page import write_report
 from unisono.evaluation.results import write_results
 from unisono.evaluation.summary import Failure, Summary, TaskSummary, summarise_task
 from unisono.suggest import nearest
 from unisono.workers import default_workers
+
+logger = logging.getLogger(__name__)
 
 Recode = Callable[[np.ndarray], np.ndarray]
 
@@ -108,7 +111,7 @@ def evaluate(
     heard = listen(items, results, of_tasks, ears, output_dir, reference_set, settings.progress, threads)
 
     drop_unasked(results, heard, settings)
-    cards = used_cards(wanted, heard, results)
+    cards = used_cards(wanted, heard, results, settings.sample_rate)
     tasks = summarise_tasks(items, results, cards, heard)
     summary = Summary(
         title=title,
@@ -116,7 +119,7 @@ def evaluate(
         tasks=tasks,
         cards=cards,
         unavailable=unavailable(wanted, ears),
-        failures=tuple(collect_failures(items, results, tasks)),
+        failures=(*collect_failures(items, results, tasks), *heard.broken_references),
         report=output_dir / "report.html",
         metrics_file=output_dir / "metrics.json",
         items_file=output_dir / "items.jsonl",
@@ -191,11 +194,7 @@ def make_jobs(
     for item, folder in zip(items, folder_names(items), strict=True):
         coded = None
         if recode is not None and item.reference is not None:
-            try:
-                coded = code_reference(load(item.reference, sample_rate), recode)
-            except Exception as error:
-                error.add_note(f"while coding the reference of {item.task} {item.audio_id!r}")
-                raise
+            coded = code_reference(load(item.reference, sample_rate), recode)
         applying = tuple(metric for metric in available if metric.applies_to(item))
         yield Job(item, folder, output_dir, sample_rate, applying, coded)
 
@@ -203,8 +202,12 @@ def make_jobs(
 def code_reference(reference: Loaded, recode: Recode) -> Loaded:
     if reference.waveform is None:
         return Loaded(None, f"reference: {reference.problem}")
-    with single_threaded_torch():
-        return checked(np.asarray(recode(reference.waveform)), [])
+    try:
+        with single_threaded_torch():
+            return checked(np.asarray(recode(reference.waveform)), [])
+    except Exception as error:  # out of memory on one long recording is no end of the others
+        logger.exception("the autoencoder failed")
+        return Loaded(None, f"{BUG} in the autoencoder ({type(error).__name__}: {error})")
 
 
 def folder_names(items: Sequence[EvaluationItem]) -> list[str]:
@@ -246,14 +249,17 @@ def summarise_tasks(
     return tasks
 
 
-def used_cards(metrics: Iterable[AnyMetric], heard: Heard, results: Sequence[ItemResult]) -> dict[str, MetricCard]:
+def used_cards(
+    metrics: Iterable[AnyMetric], heard: Heard, results: Sequence[ItemResult], sample_rate: int
+) -> dict[str, MetricCard]:
     """Cards of the numbers that some row has, in the order of the columns."""
     used = {name for result in results for by_metric in result.outcomes.values() for name in by_metric}
     used |= {name for rows in heard.sets.values() for by_metric in rows.values() for name in by_metric}
     cards: dict[str, MetricCard] = {}
     for metric in metrics:
         if isinstance(metric, Metric):
-            cards |= {card.name: card for card in metric.cards}
+            at = {"compared_at_hz": sample_rate}
+            cards |= {card.name: replace(card, parameters=card.parameters | at) for card in metric.cards}
         else:
             cards |= {name: heard.cards[name] for name in metric.names if name in heard.cards}
     return {name: card for name, card in cards.items() if name in used}

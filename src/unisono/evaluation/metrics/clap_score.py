@@ -31,11 +31,10 @@ class TextReader(Protocol):
 
 
 def caption_of(item: EvaluationItem) -> str | None:
-    """The item's caption; of a task that is given text, the text itself where the manifest names no caption."""
-    caption = item.details.get("caption")
-    if not isinstance(caption, str) and item.task != "video_to_audio":
-        caption = item.content_text
-    return caption if isinstance(caption, str) and caption.strip() else None
+    """The `caption` of the item's manifest line, else its `text`. What the report shows in their place may be the name
+    of a file, which describes no sound."""
+    given = (item.details.get("caption"), item.details.get("text"))
+    return next((text for text in given if isinstance(text, str) and text.strip()), None)
 
 
 @dataclass(frozen=True)
@@ -67,8 +66,7 @@ class ClapScore(CollectionMetric):
                 source="Wu et al. 2023 (LAION-CLAP)",
                 implementation="unisono.evaluation.metrics.clap_score",
                 version=unisono.__version__,
-                parameters=listener(network)
-                | {"text": "the item's caption, as it is, else the text of the task", "scale": 1},
+                parameters=listener(network) | {"text": "the item's caption, as it is, else its text", "scale": 1},
                 decimals=3,
             ),
         )

@@ -19,7 +19,8 @@ import unisono
 from unisono.evaluation.alignment import ALIGNMENT, LENGTHS
 from unisono.evaluation.items import Sample
 from unisono.evaluation.metric import Metric, MetricCard, MetricFailure, library_version
-from unisono.evaluation.metrics.pesq import audible_pair, pesq_value
+from unisono.evaluation.metrics.audible import audible_pair, check_band
+from unisono.evaluation.metrics.pesq import pesq_value
 from unisono.evaluation.metrics.segmental_snr import FRAMES, SAMPLE_RATE_HZ, frames, segmental_snr_db, window
 
 LPC_ORDER = 16
@@ -132,11 +133,17 @@ def analyse(waveform: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def spectral_distances(sample: Sample) -> tuple[float, float]:
-    """LLR and WSS at 16 kHz; computed once however many metrics ask."""
+    """LLR and WSS at 16 kHz; computed once however many metrics ask.
+
+    Raises:
+        NotApplicable: there is no reference, or the sample's rate does not hold the band of the LLR.
+        MetricFailure: as `audible_pair`, or too short.
+    """
     return sample.once("llr_and_wss", lambda: _compute(sample))
 
 
 def _compute(sample: Sample) -> tuple[float, float]:
+    check_band(sample, SAMPLE_RATE_HZ, "the LLR")
     waveform, reference = audible_pair(sample, SAMPLE_RATE_HZ)
     waveform_lags, waveform_db = analyse(waveform)
     reference_lags, reference_db = analyse(reference)

@@ -14,7 +14,7 @@ import numpy as np
 
 from unisono.evaluation.items import Sample
 from unisono.evaluation.metric import Metric, MetricCard, MetricFailure, library_version
-from unisono.evaluation.metrics.pesq import check_audible
+from unisono.evaluation.metrics.audible import check_audible, check_band
 
 SAMPLE_RATE_HZ = 16_000
 WINDOW_S = 9.01
@@ -82,6 +82,7 @@ class Dnsmos(Metric):
         )
 
     def __call__(self, sample: Sample) -> Mapping[str, float]:
+        check_band(sample, SAMPLE_RATE_HZ, "DNSMOS")
         waveform = sample.resampled(SAMPLE_RATE_HZ).waveform
         if len(waveform) < SHORTEST_S * SAMPLE_RATE_HZ:
             raise MetricFailure(f"{len(waveform) / SAMPLE_RATE_HZ:.2f} s is too short; needs {SHORTEST_S} s")

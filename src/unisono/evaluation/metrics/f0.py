@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from unisono.evaluation.items import Sample
-from unisono.evaluation.metric import Metric, MetricCard, MetricFailure, NotApplicable, NoValue, library_version
+from unisono.evaluation.metric import Metric, MetricCard, MetricFailure, NotApplicable, NoValue
 from unisono.evaluation.metrics.world import (
     F0_PARAMETERS,
     FRAMEWISE_PARAMETERS,
@@ -24,6 +24,7 @@ from unisono.evaluation.metrics.world import (
     f0_of,
     framewise,
     timbre_warp,
+    versions,
 )
 
 SEMITONE_TOLERANCE_CENTS = 50.0
@@ -139,7 +140,7 @@ class F0ErrorDtw(Metric):
 
 
 def _numbers(cards: tuple[MetricCard, ...], found: F0Comparison) -> dict[str, float | NoValue]:
-    """In the order of `_cards`."""
+    """In the order of `_CARDS`."""
     values = (
         found.rmse_cents,
         found.median_cents,
@@ -150,20 +151,64 @@ def _numbers(cards: tuple[MetricCard, ...], found: F0Comparison) -> dict[str, fl
     return {card.name: value for card, value in zip(cards, values, strict=True)}
 
 
+_BOTH = "frames that are voiced in both"
+_ALL = "0 to 1"
+# Name with the place of the warp's suffix, title, unit, direction, range, definition, what it does not hear.
+_CARDS: tuple[tuple[str, str, str, Literal["lower", "higher"], str, str, str], ...] = (
+    (
+        "f0_rmse{}_cents",
+        "F0 RMSE",
+        "cents",
+        "lower",
+        "0 upwards; a few octave errors make hundreds",
+        f"Root of the mean squared difference of the pitches, over {_BOTH}; octave errors kept.",
+        "Whatever is voiced in one only, so read it beside the voicing error.",
+    ),
+    (
+        "f0_median_error{}_cents",
+        "F0 median error",
+        "cents",
+        "lower",
+        "0 upwards",
+        f"Median of the absolute difference of the pitches, over {_BOTH}.",
+        "How wrong the worse half of the frames is, and whatever is voiced in one only.",
+    ),
+    (
+        "semitone_accuracy{}",
+        "Semitone accuracy",
+        "",
+        "higher",
+        _ALL,
+        "Share of the frames voiced in the reference that are voiced and less than 50 cents away from it.",
+        "How wrong a wrong frame is, and voice where the reference has none.",
+    ),
+    (
+        "octave_errors{}",
+        "Octave errors",
+        "",
+        "lower",
+        _ALL,
+        f"Share of the {_BOTH} that are one or more whole octaves away, to within 50 cents.",
+        "Errors of any other interval. Tells how much of the RMSE is octaves, some of which the extractor makes.",
+    ),
+    (
+        "voicing_error{}",
+        "Voicing error",
+        "",
+        "lower",
+        _ALL,
+        "Share of all frames that are voiced in one of the two only.",
+        "Pitch. Frames in silence, where both are unvoiced, make it smaller.",
+    ),
+)
+
+
 def _cards(
     suffix: str, title_suffix: str, on_timing: str, sample_rate: int, timing: Mapping[str, Any]
 ) -> tuple[MetricCard, ...]:
-    def card(
-        name: str,
-        title: str,
-        unit: str,
-        direction: Literal["lower", "higher"],
-        value_range: str,
-        definition: str,
-        blind_to: str,
-    ) -> MetricCard:
-        return MetricCard(
-            name=name,
+    return tuple(
+        MetricCard(
+            name=name.format(suffix),
             title=title + title_suffix,
             unit=unit,
             direction=direction,
@@ -173,7 +218,7 @@ def _cards(
             "of the coded reference is the ceiling.",
             source="accuracy: raw pitch accuracy, Raffel et al. 2014 (mir_eval.melody); F0: Harvest, Morise 2017",
             implementation="unisono.evaluation.metrics.f0 on pyworld.harvest",
-            version=library_version("pyworld-prebuilt"),
+            version=versions("pyworld-prebuilt"),
             parameters={
                 **F0_PARAMETERS,
                 "sample_rate": sample_rate,
@@ -183,52 +228,5 @@ def _cards(
             },
             decimals=1 if unit == "cents" else 3,
         )
-
-    both = "frames that are voiced in both"
-    return (
-        card(
-            f"f0_rmse{suffix}_cents",
-            "F0 RMSE",
-            "cents",
-            "lower",
-            "0 upwards; a few octave errors make hundreds",
-            f"Root of the mean squared difference of the pitches, over {both}; octave errors kept.",
-            "Whatever is voiced in one only, so read it beside the voicing error.",
-        ),
-        card(
-            f"f0_median_error{suffix}_cents",
-            "F0 median error",
-            "cents",
-            "lower",
-            "0 upwards",
-            f"Median of the absolute difference of the pitches, over {both}.",
-            "How wrong the worse half of the frames is, and whatever is voiced in one only.",
-        ),
-        card(
-            f"semitone_accuracy{suffix}",
-            "Semitone accuracy",
-            "",
-            "higher",
-            "0 to 1",
-            "Share of the frames voiced in the reference that are voiced and less than 50 cents away from it.",
-            "How wrong a wrong frame is, and voice where the reference has none.",
-        ),
-        card(
-            f"octave_errors{suffix}",
-            "Octave errors",
-            "",
-            "lower",
-            "0 to 1",
-            f"Share of the {both} that are one or more whole octaves away, to within 50 cents.",
-            "Errors of any other interval. Tells how much of the RMSE is octaves, some of which the extractor makes.",
-        ),
-        card(
-            f"voicing_error{suffix}",
-            "Voicing error",
-            "",
-            "lower",
-            "0 to 1",
-            "Share of all frames that are voiced in one of the two only.",
-            "Pitch. Frames in silence, where both are unvoiced, make it smaller.",
-        ),
+        for name, title, unit, direction, value_range, definition, blind_to in _CARDS
     )

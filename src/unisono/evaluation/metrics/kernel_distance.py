@@ -107,8 +107,8 @@ class KernelDistance(CollectionMetric):
                 parameters=listener(network)
                 | {
                     "kernel": "Gaussian, exp(-|x - y|² / (2 s²)), float64",
-                    "bandwidth": "s is the median distance between references, as the paper's toolkit documents; its "
-                    f"code up to 2026 took the judged clips. Of {_BANDWIDTH_CLIPS} evenly spaced references at most",
+                    "bandwidth": "s is the median distance between references, of "
+                    f"{_BANDWIDTH_CLIPS} evenly spaced ones at most",
                     "estimator": "unbiased: pairs of a vector with itself are left out",
                     "scale": SCALE,
                     "pooling": "one vector per clip, as the network pools it",

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from unisono.evaluation.items import Sample
-from unisono.evaluation.metric import Metric, MetricCard, library_version
+from unisono.evaluation.metric import Metric, MetricCard
 from unisono.evaluation.metrics.world import (
     ACTIVE_DB,
     CEPSTRAL_ORDER,
@@ -24,6 +24,7 @@ from unisono.evaluation.metrics.world import (
     framewise,
     mel_cepstra_of,
     timbre_warp,
+    versions,
 )
 
 _BLIND_TO = (
@@ -102,7 +103,7 @@ def _card(name: str, title: str, how: str, not_heard: str, sample_rate: int, tim
         blind_to=not_heard + _BLIND_TO,
         source="Kubichek 1993; mel cepstra: Tokuda, Kobayashi, Masuko and Imai 1994; envelope: CheapTrick, Morise 2015",
         implementation="unisono.evaluation.metrics.mcd on pyworld.cheaptrick",
-        version=library_version("pyworld-prebuilt"),
+        version=versions("pyworld-prebuilt"),
         parameters={
             **F0_PARAMETERS,
             "sample_rate": sample_rate,

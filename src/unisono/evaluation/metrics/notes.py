@@ -23,9 +23,16 @@ import scipy.ndimage
 
 from unisono.errors import UserError
 from unisono.evaluation.items import EvaluationItem, Sample
-from unisono.evaluation.metric import Metric, MetricCard, MetricFailure, NotApplicable, NoValue, library_version
+from unisono.evaluation.metric import Metric, MetricCard, MetricFailure, NotApplicable, NoValue
 from unisono.evaluation.metrics.f0 import SEMITONE_TOLERANCE_CENTS
-from unisono.evaluation.metrics.world import F0_PARAMETERS, FRAME_RATE_HZ, f0_of, frame_levels_db, waveform_of
+from unisono.evaluation.metrics.world import (
+    F0_PARAMETERS,
+    FRAME_RATE_HZ,
+    f0_of,
+    frame_levels_db,
+    versions,
+    waveform_of,
+)
 from unisono.scores.pitch import hz_to_midi, midi_to_hz, note_number
 from unisono.scores.syllables import is_nucleus
 
@@ -370,7 +377,7 @@ class ScoreSemitoneAccuracy(Metric):
 def _card(
     name: str, title: str, definition: str, blind_to: str, parameters: dict[str, Any], implementation: str
 ) -> MetricCard:
-    library = "mir_eval" if implementation.startswith("mir_eval") else "pyworld-prebuilt"
+    libraries = ("mir_eval",) if implementation.startswith("mir_eval") else ()
     return MetricCard(
         name=name,
         title=title,
@@ -381,7 +388,7 @@ def _card(
         blind_to=blind_to,
         source="Raffel et al. 2014 (mir_eval); tolerances: Molina et al. 2014; F0: Harvest, Morise 2017",
         implementation=implementation,
-        version=library_version(library),
+        version=versions(*libraries, "pyworld-prebuilt"),
         parameters=parameters,
         decimals=3,
     )

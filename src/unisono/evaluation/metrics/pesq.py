@@ -11,6 +11,7 @@ import numpy as np
 from unisono.evaluation.alignment import ALIGNMENT, LENGTHS
 from unisono.evaluation.items import Sample
 from unisono.evaluation.metric import Metric, MetricCard, MetricFailure, library_version
+from unisono.evaluation.metrics.audible import audible_pair, check_band
 
 Band = Literal["wb", "nb"]
 
@@ -25,29 +26,6 @@ _ALWAYS_SAFE_S = 20.0
 _SAFE_UTTERANCES = 40
 _FRAMES_PER_S = 250
 _SHORTEST_SEGMENT, _LONGEST_JOINED_GAP, _SHORTEST_UTTERANCE = 5, 50, 40
-
-
-# As for whole clips: peaks below -80 dB re full scale are what resampling leaves of sound outside the band.
-_SILENCE_PEAK = 1e-4
-
-
-def check_audible(name: str, waveform: np.ndarray, sample_rate: int) -> None:
-    """`MetricFailure` if ``(S,)`` holds nothing within the band of this rate."""
-    if not len(waveform) or np.abs(waveform).max() < _SILENCE_PEAK:
-        raise MetricFailure(f"the {name} is silent below {sample_rate // 2} Hz")
-
-
-def audible_pair(sample: Sample, sample_rate: int) -> tuple[np.ndarray, np.ndarray]:
-    """Clip and reference at ``sample_rate`` Hz, of one length and in step.
-
-    Raises:
-        NotApplicable: there is no reference.
-        MetricFailure: as `Sample.against_reference`, or one of them is silent within the band.
-    """
-    waveform, reference = sample.resampled(sample_rate).against_reference
-    check_audible("clip", waveform, sample_rate)
-    check_audible("reference", reference, sample_rate)
-    return waveform, reference
 
 
 def most_utterances(waveform: np.ndarray, sample_rate: int) -> int:
@@ -75,7 +53,7 @@ def pesq_value(sample: Sample, band: Band) -> float:
     """MOS-LQO of a sample at any rate; computed once however many metrics ask.
 
     Raises:
-        NotApplicable: there is no reference.
+        NotApplicable: there is no reference, or the sample's rate does not hold the band.
         MetricFailure: as `audible_pair`; shorter than 0.25 s, longer than 60 s, without an utterance, or with more
             utterances than the library can hold.
     """
@@ -86,6 +64,7 @@ def _compute(sample: Sample, band: Band) -> float:
     from pesq import BufferTooShortError, NoUtterancesError, PesqError, pesq
 
     sample_rate = SAMPLE_RATES_HZ[band]
+    check_band(sample, sample_rate, "wide-band PESQ" if band == "wb" else "narrow-band PESQ")
     waveform, reference = audible_pair(sample, sample_rate)
     length_s = len(reference) / sample_rate
     if length_s > _LONGEST_S:

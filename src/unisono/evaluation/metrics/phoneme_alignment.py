@@ -15,8 +15,8 @@ import numpy as np
 
 from unisono.errors import UserError
 from unisono.evaluation.items import EvaluationItem, Sample
-from unisono.evaluation.metric import Metric, MetricCard, NotApplicable, NoValue, library_version
-from unisono.evaluation.metrics.world import Which, waveform_of
+from unisono.evaluation.metric import Metric, MetricCard, NotApplicable, NoValue
+from unisono.evaluation.metrics.world import Which, versions, waveform_of
 from unisono.text.phonemes import ARPABET_TO_IPA, SILENCE, to_arpabet_inventory
 
 if TYPE_CHECKING:
@@ -191,7 +191,7 @@ class PhonemeAlignment(Metric):
             blind_to=blind_to,
             source="this project",
             implementation="unisono.text.align.ForcedAligner on pocketsphinx",
-            version=library_version("pocketsphinx"),
+            version=versions("pocketsphinx", "espeakng-loader"),
             parameters={
                 "acoustic_model": "en-us of the pocketsphinx wheel, 16 kHz",
                 "pronunciations": "text by its dictionary, other words by eSpeak NG; without text the item's phonemes "

@@ -3,29 +3,24 @@
 The references of a task are ranked by their distance to the clip, in the space of a network's embeddings, and the rank
 of the clip's own reference counts. A model that ignores the caption gets rank (n + 1) / 2 on average.
 
-Shapes: D embedding.
+Shapes: N clips, M references, D embedding.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from scipy.spatial.distance import cdist
 
 import unisono
-from unisono.evaluation.collection import Clips, CollectionMetric, CollectionResult, each_item, listener
+from unisono.evaluation.collection import Arrays, Clips, CollectionMetric, CollectionResult, each_item, listener
 from unisono.evaluation.metric import MetricCard, NotApplicable
 from unisono.evaluation.networks.network import AudioNetwork
 
-
-@dataclass(frozen=True)
-class Candidate:
-    """One reference that a clip may be taken for: its embedding ``(D,)`` and the text it stands for."""
-
-    content_text: str
-    embedding: np.ndarray
+_ROWS = 256
 
 
 @dataclass(frozen=True)
@@ -36,19 +31,31 @@ class Rank:
     candidates: int
 
 
-def rank_own_reference(embedding: np.ndarray, own_id: str, references: Mapping[str, Candidate]) -> Rank:
-    """Rank of reference ``own_id`` among all by mean absolute difference to ``embedding``.
+def rank_own_references(
+    embeddings: np.ndarray, own: Sequence[int], references: np.ndarray, texts: Sequence[str]
+) -> list[Rank]:
+    """Rank of each clip's own reference among all, by mean absolute difference of the embeddings.
 
     Other references with the same text answer the caption as well, so they do not compete; references exactly as far
     away share the mean of their places (a constant clip must not look good because of its place in the list).
+
+    Args:
+        embeddings: of the clips, ``(N, D)``.
+        own: of each clip, the index of its reference.
+        references: ``(M, D)``.
+        texts: what each reference stands for.
     """
-    own = references[own_id]
-    rivals = [c.embedding for c in references.values() if c.content_text.strip() != own.content_text.strip()]
-    own_distance = np.abs(own.embedding - embedding).mean()
-    distances = np.array([np.abs(rival - embedding).mean() for rival in rivals])
-    closer = int((distances < own_distance).sum())
-    as_close = int((distances == own_distance).sum())
-    return Rank(rank=1 + closer + as_close / 2, candidates=1 + len(rivals))
+    numbers = {text: number for number, text in enumerate(dict.fromkeys(text.strip() for text in texts))}
+    kinds = np.array([numbers[text.strip()] for text in texts])
+    ranks = []
+    for start in range(0, len(embeddings), _ROWS):
+        rows = slice(start, start + _ROWS)
+        distances = cdist(embeddings[rows], references, "cityblock") / references.shape[1]
+        for row, mine in zip(distances, own[rows], strict=True):
+            rivals = row[kinds != kinds[mine]]
+            closer, as_close = int((rivals < row[mine]).sum()), int((rivals == row[mine]).sum())
+            ranks.append(Rank(rank=1 + closer + as_close / 2, candidates=1 + len(rivals)))
+    return ranks
 
 
 @dataclass(frozen=True)
@@ -69,21 +76,33 @@ class Retrieval(CollectionMetric):
         )
 
     def __call__(self, clips: Clips, network: AudioNetwork) -> CollectionResult:
-        candidates = {
-            item.audio_id: Candidate(item.content_text, reference["embedding"])
-            for item, reference in zip(clips.items, clips.references, strict=True)
-            if reference is not None and not isinstance(reference, str)
-        }
+        usable = [index for index, clip in enumerate(clips.references) if _has_embedding(clip)]
+        places = {index: place for place, index in enumerate(usable)}
+        heard = [index for index in usable if _has_embedding(clips.judged[index])]
+        ranks: dict[int, Rank] = {}
+        if heard:
+            found = rank_own_references(
+                np.stack([clips.heard(index, "embedding") for index in heard]),
+                [places[index] for index in heard],
+                np.stack([clips.reference(index, "embedding") for index in usable]),
+                [clips.items[index].content_text for index in usable],
+            )
+            ranks = dict(zip(heard, found, strict=True))
 
         def judge(index: int) -> Mapping[str, float]:
             # Whether there is a reference to look for comes before whether the clip could be heard.
             clips.reference(index, "embedding")
-            rank = rank_own_reference(clips.heard(index, "embedding"), clips.items[index].audio_id, candidates)
+            clips.heard(index, "embedding")
+            rank = ranks[index]
             if rank.candidates < 2:
                 raise NotApplicable("no other reference with another text")
             return dict(zip(self.names, (float(rank.rank == 1), 1.0 / rank.rank, rank.rank), strict=True))
 
         return CollectionResult(items=each_item(clips, self.names, judge))
+
+
+def _has_embedding(clip: Arrays | str | None) -> bool:
+    return isinstance(clip, Mapping) and "embedding" in clip
 
 
 def _card(

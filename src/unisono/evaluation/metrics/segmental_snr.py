@@ -14,7 +14,7 @@ import unisono
 from unisono.evaluation.alignment import ALIGNMENT, LENGTHS
 from unisono.evaluation.items import Sample
 from unisono.evaluation.metric import Metric, MetricCard, MetricFailure
-from unisono.evaluation.metrics.pesq import audible_pair
+from unisono.evaluation.metrics.audible import audible_pair
 
 SAMPLE_RATE_HZ = 16_000
 WINDOW_SAMPLES = 480

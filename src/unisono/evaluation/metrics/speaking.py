@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from unisono.evaluation.items import Sample
-from unisono.evaluation.metric import Metric, MetricCard, MetricFailure, NotApplicable, NoValue, library_version
+from unisono.evaluation.metric import Metric, MetricCard, MetricFailure, NotApplicable, NoValue
 from unisono.evaluation.metrics.world import (
     ACTIVE_DB,
     F0_PARAMETERS,
@@ -21,6 +21,7 @@ from unisono.evaluation.metrics.world import (
     Which,
     active_frames,
     f0_of,
+    versions,
     waveform_of,
 )
 
@@ -161,7 +162,7 @@ class SpeakingManner(Metric):
             blind_to=f"{blind_to} Another good reading of the text is some distance away too.",
             source="this project; F0: Harvest, Morise 2017",
             implementation="unisono.evaluation.metrics.speaking on pyworld.harvest",
-            version=library_version("pyworld-prebuilt"),
+            version=versions("pyworld-prebuilt"),
             parameters={**F0_PARAMETERS, "sample_rate": self.sample_rate, **parameters},
             decimals={"cents": 0, "%": 1, "semitones": 2}.get(unit, 3),
         )

@@ -16,7 +16,7 @@ import numpy as np
 from unisono.evaluation.alignment import ALIGNMENT, LENGTHS
 from unisono.evaluation.items import Sample
 from unisono.evaluation.metric import Metric, MetricCard, MetricFailure, library_version
-from unisono.evaluation.metrics.pesq import audible_pair
+from unisono.evaluation.metrics.audible import audible_pair, check_band
 
 LEVEL_DB = -23.0
 """RMS re full scale that the reference gets. ViSQOL cuts spectrograms off at an absolute level: of a recording 30 dB
@@ -139,6 +139,8 @@ class _Visqol(Metric):
 
     def __call__(self, sample: Sample) -> Mapping[str, float]:
         facts = _MODES[self.mode]
+        if self.mode == "speech":
+            check_band(sample, facts.sample_rate, self.title)
         waveform, reference = audible_pair(sample, facts.sample_rate)
         length_s = len(reference) / facts.sample_rate
         if length_s <= facts.shortest_s:
@@ -174,5 +176,8 @@ class VisqolAudio(_Visqol):
     mode = "audio"
     title = "ViSQOL audio"
     copy_score = "4.73"
-    made_for = "Made for coded music; hears nothing above 15 kHz."
+    made_for = (
+        "Made for coded music; hears nothing above 15 kHz. Of recordings compared at less than 32 kHz the upper "
+        "bands are empty in both, which counts as alike."
+    )
     mapping = "mapped to opinions by support vector regression"

@@ -188,6 +188,7 @@ def _weighted(found: list[Errors], outcomes: list[Outcome]) -> SetOutcome:
     missing = sum(outcome.status == "failed" for outcome in outcomes)
     if not found:
         reasons = dict.fromkeys(outcome.reason for outcome in outcomes)
-        return SetOutcome(None, 0, missing, f"no item could be judged: {'; '.join(list(reasons)[:3])}")
+        return SetOutcome(None, 0, missing, f"no item could be judged: {'; '.join(list(reasons)[:3])}", {"items": 0})
     total = Errors(sum(errors.edits for errors in found), sum(errors.units for errors in found))
-    return SetOutcome(total.percent, len(found), missing)
+    # Failed clips are left out: numbers over fewer of the same items are no match for one another.
+    return SetOutcome(total.percent, len(found), missing, conditions={"items": len(found)})

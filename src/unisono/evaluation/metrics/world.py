@@ -15,9 +15,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+import unisono
 from unisono.evaluation.alignment import LENGTHS, common_length
 from unisono.evaluation.items import Sample
-from unisono.evaluation.metric import MetricFailure
+from unisono.evaluation.metric import MetricFailure, library_version
 from unisono.evaluation.metrics.warping import DTW_LIMIT_S, WARPING, Warp, check_warpable, time_warp
 from unisono.features.f0 import estimate_f0, load_world, num_f0_frames
 
@@ -115,6 +116,11 @@ def frame_levels_db(waveform: np.ndarray, sample_rate: int, num_frames: int) -> 
     first = np.clip(np.round(middles - half).astype(int), 0, len(waveform))
     last = np.clip(np.round(middles + half).astype(int), 0, len(waveform))
     return 10.0 * np.log10(np.maximum(energy[last] - energy[first], 1e-20))
+
+
+def versions(*libraries: str) -> str:
+    """For the cards: this project's version, as its code computes the number, and those of what it computes with."""
+    return ", ".join([unisono.__version__, *(f"{name} {library_version(name)}" for name in libraries)])
 
 
 @dataclass(frozen=True)

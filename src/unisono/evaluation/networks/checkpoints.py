@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+import unisono
 from unisono.errors import UserError
 
 if TYPE_CHECKING:
     import torch
+
+    from unisono.evaluation.networks.network import AudioNetwork
 
 _SHOWN = 3
 
@@ -40,9 +43,11 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def fingerprint(implementation: str, parameters: Mapping[str, Any]) -> str:
-    """Of what decides a network's arrays: its code's name and its card parameters, the checkpoint hash among them."""
-    return hashlib.sha256(json.dumps([implementation, parameters], sort_keys=True).encode()).hexdigest()
+def fingerprint(network: AudioNetwork) -> str:
+    """Of what decides a network's arrays: its code and that of its front end, each with its version, and its card
+    parameters, the checkpoint hash among them."""
+    said = [unisono.__version__, network.front_end_version, network.implementation, network.version, network.parameters]
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def read_checkpoint(source: str, takes: str) -> Checkpoint:

@@ -33,9 +33,9 @@ What is not written here, and why:
   14 segments of 8 s; two sets of logits averaged inside the exported file (128000 samples, 200 pictures) come near it
   but are not it, so say in `about` what was done.
 * **ImageBind** (Girdhar et al. 2023; 1.2 billion weights, 4.5 GB): ViT-H for pictures, ViT-B for spectrograms. Export
-  either the audio tower, ``forward(audio (1, 32000 x clips))`` with Kaldi's filter bank (128 bands, 25 ms every 10 ms,
-  mean removed), 204 frames, (x + 4.268) / 9.138, giving `embedding` (1024); or both towers,
-  ``forward(audio, video)``, giving their cosine as `score`.
+  both towers, ``forward(audio (1, 32000 x clips), video)``, giving the cosine of their embeddings as `score`. The audio
+  tower takes Kaldi's filter bank (128 bands, 25 ms every 10 ms, mean removed), 204 frames, (x + 4.268) / 9.138. Without
+  the pictures it is no ImageBind score: give the audio tower alone as ``networks.exported``.
 * **UTMOS** is written (``unisono.evaluation.networks.utmos``); an exported one is taken as well.
 """
 
@@ -72,16 +72,29 @@ class Exported(AudioNetwork):
         device: torch device; ONNX files run on the CPU unless it is cuda and onnxruntime was built for it.
         name: of the table.
         must_give: outputs that the network's metrics need.
+        must_watch: the network's metrics need it to take a video.
 
     Raises:
         UserError: files missing or wrong, or the network does not give what the YAML file says.
     """
 
-    def __init__(self, source: str, device: str = "cpu", name: str = "exported", must_give: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        source: str,
+        device: str = "cpu",
+        name: str = "exported",
+        must_give: Sequence[str] = (),
+        must_watch: bool = False,
+    ) -> None:
         self.name = name
         self.sidecar = sidecar = read_sidecar(source)
         if missing := [output for output in must_give if output not in sidecar.outputs]:
             raise UserError(f"{sidecar.path}: outputs must name {' and '.join(missing)}, for networks.{name}")
+        if must_watch and sidecar.video is None:
+            raise UserError(
+                f"{sidecar.path}: video is missing, for networks.{name}; export the network with its pictures, and "
+                "describe them there"
+            )
         self.sample_rate = sidecar.sample_rate
         self.video: VideoInput | None = sidecar.video
         onnx = sidecar.file.suffix == ".onnx"
@@ -89,7 +102,7 @@ class Exported(AudioNetwork):
         self.implementation = f"{'onnxruntime' if onnx else 'TorchScript'}: {sidecar.file.name}"
         self.version = library_version("onnxruntime" if onnx else "torch")
         self.parameters = self._parameters(sidecar)
-        self.fingerprint = fingerprint(self.implementation, self.parameters)
+        self.fingerprint = fingerprint(self)
         self._try()
 
     def __call__(self, waveform: np.ndarray) -> Mapping[str, np.ndarray]:
@@ -178,11 +191,9 @@ class Exported(AudioNetwork):
             if name is None:
                 continue
             try:
-                shaped = _shaped(name, array)
+                _shaped(name, array)
             except MetricFailure as error:
                 raise UserError(f"{sidecar.path}: outputs: {error}") from error
-            if name == "probabilities" and not ((shaped >= 0) & (shaped <= 1)).all():
-                raise UserError(f"{sidecar.path}: outputs: probabilities lie outside 0 to 1; are they logits?")
 
     def _parameters(self, sidecar: Sidecar) -> dict[str, Any]:
         beside = (path for path in sidecar.file.parent.iterdir() if path.is_file() and path.suffix not in SIDECARS)
@@ -280,8 +291,8 @@ def _reason(error: Exception) -> str:
 
 
 def imagebind(source: str, device: str = "cpu") -> AudioNetwork:
-    return Exported(source, device, name="imagebind")
+    return Exported(source, device, name="imagebind", must_give=("score",), must_watch=True)
 
 
 def synchformer(source: str, device: str = "cpu") -> AudioNetwork:
-    return Exported(source, device, name="synchformer")
+    return Exported(source, device, name="synchformer", must_give=("logits",), must_watch=True)

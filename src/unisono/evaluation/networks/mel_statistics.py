@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 import unisono
+from unisono.evaluation.networks.checkpoints import fingerprint
 from unisono.evaluation.networks.network import AudioNetwork
 from unisono.features.mel import MelFrontEnd
 
@@ -19,7 +20,6 @@ class MelStatistics(AudioNetwork):
 
     name = "mel_statistics"
     sample_rate = 24_000
-    fingerprint = "1"
     implementation = "unisono.evaluation.networks.mel_statistics.MelStatistics"
     version = unisono.__version__
 
@@ -28,6 +28,7 @@ class MelStatistics(AudioNetwork):
         self.parameters = self.front_end.parameters | {
             "embedding": "mean, standard deviation and mean absolute frame-to-frame change of each mel band, dB",
         }
+        self.fingerprint = fingerprint(self)
 
     def __call__(self, waveform: np.ndarray) -> Mapping[str, np.ndarray]:
         mel_db = self.front_end(waveform)

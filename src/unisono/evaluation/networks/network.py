@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -18,7 +18,10 @@ class AudioNetwork(ABC):
     Attributes:
         name: key of the setting that holds its weights, and part of the names of its metrics: `panns16k`.
         sample_rate: Hz of the recordings it takes.
-        fingerprint: of weights and front end; changes when the same recording would give other arrays.
+        fingerprint: of weights and front end (``checkpoints.fingerprint``); changes when the same recording would give
+            other arrays.
+        front_end_version: part of the fingerprint. Raise it with every change of the network's code or front end that
+            moves its arrays, as the version of the project stays the same from release to release.
         parameters: what the cards of its metrics must say: checkpoint hash, front end, pooling.
         implementation, version: what runs it, for the cards.
     """
@@ -26,6 +29,7 @@ class AudioNetwork(ABC):
     name: str
     sample_rate: int
     fingerprint: str
+    front_end_version: ClassVar[int] = 1
     parameters: dict[str, Any]
     implementation: str
     version: str
@@ -36,9 +40,8 @@ class AudioNetwork(ABC):
 
         `embedding`: ``(D,)``, of the whole clip.
         `frames`: ``(T, D)``, where Fréchet distances are customarily taken over frames (VGGish).
-        `probabilities`: ``(C,)``, of a tagger's classes, each for itself (sigmoid): they do not add up to 1.
-        `logits`: ``(C,)``, what they are made of. The KL divergence and the inception score of the text-to-audio
-        papers are those of ``softmax(logits)``, not of the normalised probabilities.
+        `logits`: ``(C,)``, of a tagger's classes, before the sigmoid of each. The KL divergence and the inception score
+        of the text-to-audio papers are those of ``softmax(logits)``.
         `text`: an array of one string, ``(1,)``.
         `score`: one number, ``()``.
 

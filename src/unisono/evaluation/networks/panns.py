@@ -111,7 +111,7 @@ class Cnn14(nn.Module):
 
 
 class Panns(TorchNetwork):
-    """`embedding` ``(2048,)``, `logits` and `probabilities` ``(527,)`` of the whole clip."""
+    """`embedding` ``(2048,)``, and `logits` ``(527,)`` of the whole clip."""
 
     front_end: ClassVar[PannsFrontEnd]
     takes: ClassVar[str]
@@ -135,7 +135,7 @@ class Panns(TorchNetwork):
     def hear(self, waveform: np.ndarray) -> dict[str, np.ndarray]:
         log_mel = torch.from_numpy(self.front_end(waveform))[None, None].to(self.device)
         embedding, logits = self.module(log_mel)
-        arrays = {"embedding": embedding, "probabilities": logits.sigmoid(), "logits": logits}
+        arrays = {"embedding": embedding, "logits": logits}
         return {name: tensor[0].cpu().numpy() for name, tensor in arrays.items()}
 
 

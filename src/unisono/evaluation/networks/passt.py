@@ -109,7 +109,7 @@ def log_mel_spectrogram(waveform: np.ndarray) -> np.ndarray:
 
 
 class Passt(TorchNetwork):
-    """`embedding` ``(768,)``, mean of the two tokens, `logits` and `probabilities` ``(527,)``."""
+    """`embedding` ``(768,)``, mean of the two tokens, and `logits` ``(527,)``."""
 
     name = "passt"
     sample_rate = 32_000
@@ -132,5 +132,5 @@ class Passt(TorchNetwork):
     def hear(self, waveform: np.ndarray) -> dict[str, np.ndarray]:
         log_mel = torch.from_numpy(np.ascontiguousarray(log_mel_spectrogram(waveform)))[None, None].to(self.device)
         embedding, logits = self.module(log_mel)
-        arrays = {"embedding": embedding, "probabilities": logits.sigmoid(), "logits": logits}
+        arrays = {"embedding": embedding, "logits": logits}
         return {name: tensor[0].cpu().numpy() for name, tensor in arrays.items()}

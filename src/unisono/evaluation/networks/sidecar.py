@@ -19,7 +19,7 @@
       mean: [0.5, 0.5, 0.5]       # of each colour, taken from values in 0 to 1 …
       std: [0.5, 0.5, 0.5]        # … which are then divided by this
 
-Outputs are named `embedding`, `frames`, `probabilities`, `logits` and `score`, and have the shapes of
+Outputs are named `embedding`, `frames`, `logits` and `score`, and have the shapes of
 ``AudioNetwork``, with or without a leading axis of length 1.
 """
 
@@ -35,7 +35,7 @@ import yaml
 from unisono.errors import UserError
 from unisono.suggest import did_you_mean
 
-DIMENSIONS = {"embedding": 1, "frames": 2, "probabilities": 1, "logits": 1, "score": 0}
+DIMENSIONS = {"embedding": 1, "frames": 2, "logits": 1, "score": 0}
 """Number of axes of each output."""
 
 SHORT_CLIPS, LEVELS, RUNTIMES = ("refuse", "zeros", "repeat"), ("none", "standardised"), (".onnx", ".pt", ".ts")

@@ -47,7 +47,7 @@ class Speaker(AudioNetwork):
             **named,
             "embedding": "unit length",
         }
-        self.fingerprint = fingerprint(self.implementation, self.parameters)
+        self.fingerprint = fingerprint(self)
 
     def __call__(self, waveform: np.ndarray) -> Mapping[str, np.ndarray]:
         waveform = checked_waveform(waveform, 1, self.sample_rate, self.name)

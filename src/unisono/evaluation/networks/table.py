@@ -24,7 +24,6 @@ class NetworkRow:
         name: key of the setting `networks.NAME`.
         takes: what the setting is given: a file, a folder, an id on the Hub.
         builder: ``module:function`` that takes (source, device, options by name) and returns the network.
-        gives: names of its arrays, as `AudioNetwork` defines them; an exported network may give fewer.
         options: settings beside the weights, for ``networks.NAME: {source: …, OPTION: …}``.
         built_in: it needs nothing from the user.
         package: the distribution that brings its weights, if one does: installed, nothing needs to be given.
@@ -33,7 +32,6 @@ class NetworkRow:
     name: str
     takes: str
     builder: str
-    gives: tuple[str, ...]
     options: tuple[str, ...] = ()
     built_in: bool = False
     package: str | None = None
@@ -43,54 +41,31 @@ _HUB = "folder or Hugging Face Hub id"
 _EXPORTED = "the .yaml file beside an exported network"
 
 _ROWS = (
-    NetworkRow("mel_statistics", "nothing", f"{_HERE}.mel_statistics:MelStatistics", ("embedding",), built_in=True),
-    NetworkRow("vggish", "file vggish-10086976.pth of torchvggish", f"{_HERE}.vggish:Vggish", ("frames", "embedding")),
-    NetworkRow(
-        "panns16k",
-        "file Cnn14_16k_mAP=0.438.pth of PANNs",
-        f"{_HERE}.panns:Panns16k",
-        ("embedding", "probabilities", "logits"),
-    ),
-    NetworkRow(
-        "panns32k",
-        "file Cnn14_mAP=0.431.pth of PANNs",
-        f"{_HERE}.panns:Panns32k",
-        ("embedding", "probabilities", "logits"),
-    ),
-    NetworkRow(
-        "passt",
-        "file passt-s-f128-p16-s10-ap.476-swa.pt of PaSST",
-        f"{_HERE}.passt:Passt",
-        ("embedding", "probabilities", "logits"),
-    ),
-    NetworkRow("aisfx", "file checkpoint.pth of aisfx", f"{_HERE}.aisfx:Aisfx", ("embedding",), package="aisfx"),
-    NetworkRow(
-        "clap", f"{_HUB} of a ClapModel, such as laion/clap-htsat-unfused", f"{_HERE}.clap:Clap", ("embedding",)
-    ),
-    NetworkRow(
-        "mert", f"{_HUB} of MERT, such as m-a-p/MERT-v1-95M", f"{_HERE}.mert:Mert", ("embedding",), options=("layer",)
-    ),
+    NetworkRow("mel_statistics", "nothing", f"{_HERE}.mel_statistics:MelStatistics", built_in=True),
+    NetworkRow("vggish", "file vggish-10086976.pth of torchvggish", f"{_HERE}.vggish:Vggish"),
+    NetworkRow("panns16k", "file Cnn14_16k_mAP=0.438.pth of PANNs", f"{_HERE}.panns:Panns16k"),
+    NetworkRow("panns32k", "file Cnn14_mAP=0.431.pth of PANNs", f"{_HERE}.panns:Panns32k"),
+    NetworkRow("passt", "file passt-s-f128-p16-s10-ap.476-swa.pt of PaSST", f"{_HERE}.passt:Passt"),
+    NetworkRow("aisfx", "file checkpoint.pth of aisfx", f"{_HERE}.aisfx:Aisfx", package="aisfx"),
+    NetworkRow("clap", f"{_HUB} of a ClapModel, such as laion/clap-htsat-unfused", f"{_HERE}.clap:Clap"),
+    NetworkRow("mert", f"{_HUB} of MERT, such as m-a-p/MERT-v1-95M", f"{_HERE}.mert:Mert", options=("layer",)),
     NetworkRow(
         "whisper",
         f"{_HUB} of Whisper, such as openai/whisper-small",
         f"{_HERE}.asr:Whisper",
-        ("text",),
         options=("language",),
     ),
-    NetworkRow("ctc", f"{_HUB} of a CTC model, such as facebook/wav2vec2-base-960h", f"{_HERE}.asr:Ctc", ("text",)),
+    NetworkRow("ctc", f"{_HUB} of a CTC model, such as facebook/wav2vec2-base-960h", f"{_HERE}.asr:Ctc"),
     NetworkRow(
         "speaker",
         f"resemblyzer, or {_HUB} of an x-vector model, such as microsoft/wavlm-base-plus-sv",
         f"{_HERE}.speaker:Speaker",
-        ("embedding",),
         package="resemblyzer",
     ),
-    NetworkRow(
-        "utmos", f"file utmos22_strong_step7459_v1.pt of SpeechMOS, or {_EXPORTED}", f"{_HERE}.utmos:load", ("score",)
-    ),
-    NetworkRow("imagebind", _EXPORTED, f"{_HERE}.exported:imagebind", ("embedding", "score")),
-    NetworkRow("synchformer", _EXPORTED, f"{_HERE}.exported:synchformer", ("logits",)),
-    NetworkRow("exported", _EXPORTED, f"{_HERE}.exported:Exported", ("embedding", "probabilities", "logits", "score")),
+    NetworkRow("utmos", f"file utmos22_strong_step7459_v1.pt of SpeechMOS, or {_EXPORTED}", f"{_HERE}.utmos:load"),
+    NetworkRow("imagebind", _EXPORTED, f"{_HERE}.exported:imagebind"),
+    NetworkRow("synchformer", _EXPORTED, f"{_HERE}.exported:synchformer"),
+    NetworkRow("exported", _EXPORTED, f"{_HERE}.exported:Exported"),
 )
 
 NETWORKS = {row.name: row for row in _ROWS}

@@ -82,7 +82,7 @@ class TorchNetwork(AudioNetwork):
         self.version = unisono.__version__
         cut = "heard at once" if self.longest_s is None else f"equal parts of at most {self.longest_s:g} s, averaged"
         self.parameters = {"network": self.name, "sample_rate": self.sample_rate, "long_clips": cut, **parameters}
-        self.fingerprint = fingerprint(self.implementation, self.parameters)
+        self.fingerprint = fingerprint(self)
 
     def __call__(self, waveform: np.ndarray) -> Mapping[str, np.ndarray]:
         waveform = checked_waveform(waveform, self.shortest_samples, self.sample_rate, self.name)

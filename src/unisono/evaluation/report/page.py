@@ -23,6 +23,8 @@ from unisono.evaluation.summary import Summary, write_text
 DIRECTION_WORDS = {"lower": "lower is better", "higher": "higher is better"}
 MOST_CARDS = 300
 """Items of a task that the page shows; of more, the worst."""
+MOST_FAILURES = 500
+"""Lines of the table of failures; all are in metrics.json."""
 
 Differences = Mapping[str, Mapping[str, Mapping[str, Difference]]]
 """Where systems are compared: task -> system -> metric -> its difference from the baseline."""
@@ -62,6 +64,7 @@ def write_report(
         task_view(task, summary, items, results, shared, layout, (differences or {}).get(task, {}), warnings or {})
         for task in summary.tasks
     ]
+    failures = grouped_failures(summary, layout)
     page = template.render(
         title=summary.title,
         facts=run_facts(summary, items, training, shared, facts),
@@ -73,7 +76,8 @@ def write_report(
         frequency_ticks=frequency_ticks(summary.sample_rate),
         cards=list(summary.cards.values()),
         unavailable=grouped_reasons(summary.unavailable),
-        failures=grouped_failures(summary, layout),
+        failures=failures[:MOST_FAILURES],
+        more_failures=max(0, len(failures) - MOST_FAILURES),
         bootstrap_method=METHOD,
         geometry=curves,
         css=(package / "report.css").read_text(encoding="utf-8"),
@@ -147,7 +151,9 @@ def task_view(
         for i, (item, result) in enumerate((i, r) for i, r in zip(items, results, strict=True) if i.task == task)
     ]
     views = [item_view(item, result, of_items, shared, anchor, layout) for item, result, anchor in chosen]
-    values = spread([(item.audio_id, result, anchor) for item, result, anchor in chosen])
+    shown = worst_first(views, of_items)[:MOST_CARDS]
+    anchors = {view.anchor for view in shown}
+    values = spread([(item.audio_id, result, anchor if anchor in anchors else "") for item, result, anchor in chosen])
     return TaskView(
         name=task,
         title=task_title(task),
@@ -159,13 +165,13 @@ def task_view(
         compared=[layout.rows[system] for system in differences],
         lines=[metric_line(c, of_task, values, differences, warnings.get(c.name, "")) for c in columns],
         has_best=bool(of_task.best),
-        items=worst_first(views, of_items)[:MOST_CARDS],
+        items=shown,
         left_out=max(0, len(views) - MOST_CARDS),
     )
 
 
 def spread(results: Sequence[tuple[str, ItemResult, str]]) -> dict[str, dict[str, list[Value]]]:
-    """metric -> row -> the items' numbers."""
+    """metric -> row -> the items' numbers; items without a card have no anchor."""
     values: dict[str, dict[str, list[Value]]] = {}
     for audio_id, result, anchor in results:
         for row, by_metric in result.outcomes.items():
