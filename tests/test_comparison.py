@@ -149,6 +149,81 @@ def test_a_distance_of_another_number_of_clips_is_left_out_and_told(tmp_path):
     assert "fd_mel_statistics" not in comparison.differences["text_to_audio"]["system_2"]
 
 
+def hostile(evaluation: Path, folder: Path, change) -> Path:
+    """A copy of an evaluation in which ``change(metrics, first item)`` was done."""
+    shutil.copytree(evaluation, folder)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    records = [json.loads(line) for line in (folder / "items.jsonl").read_text().splitlines()]
+    change(metrics, records)
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    (folder / "items.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    return folder
+
+
+def player(name: str, kind: str = "audio"):
+    return lambda metrics, items: items[0]["clips"]["model"].update({kind: name})
+
+
+def value(number):
+    return lambda metrics, items: items[0]["metrics"]["model"].update(lsd=number)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        player("../outside.flac"),
+        player("../outside.png", "picture"),
+        player("/etc/hostname"),
+        player("items.jsonl"),
+        value(float("nan")),
+        value(10**400),
+        value(1e308),
+        value("abc"),
+        value(True),
+        lambda metrics, items: items.append(items[0]),
+        lambda metrics, items: items[0].update(audio_id=["a"]),
+        lambda metrics, items: items[0].update(span_s="x"),
+        lambda metrics, items: metrics.update(unavailable=["a"]),
+        lambda metrics, items: metrics.update(sample_rate="x"),
+        lambda metrics, items: metrics["cards"]["lsd"].update(decimals=10**9),
+        lambda metrics, items: metrics["cards"]["lsd"].update(name="other"),
+        lambda metrics, items: metrics["cards"]["lsd"].update(direction="sideways"),
+        lambda metrics, items: metrics["cards"]["lsd"].update(parameters=None),
+    ],
+)
+def test_an_evaluation_of_somebody_else_is_not_trusted(change, evaluations, tmp_path):
+    (tmp_path / "outside.flac").write_bytes(b"mine")
+    (tmp_path / "outside.png").write_bytes(b"mine")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    folder = hostile(evaluations["worse"], tmp_path / "hostile", change)
+    with pytest.raises(UserError, match="damaged results"):
+        compare({"good": evaluations["good"], "hostile": folder}, tmp_path / "out")
+    assert {path: path.read_bytes() for path in before} == before
+    assert set(tmp_path.iterdir()) <= {*before, folder, tmp_path / "out"}
+
+
+def test_a_link_out_of_an_evaluation_is_not_followed(evaluations, tmp_path):
+    secret = tmp_path / "secret.flac"
+    secret.write_bytes(b"secret")
+    folder = hostile(evaluations["worse"], tmp_path / "hostile", lambda metrics, items: None)
+    link = next(folder.rglob("model.flac"))
+    link.unlink()
+    link.symlink_to(secret)
+    with pytest.raises(UserError, match="damaged results"):
+        compare({"good": evaluations["good"], "hostile": folder}, tmp_path / "out")
+    assert not any(path.read_bytes() == b"secret" for path in (tmp_path / "out").rglob("*.flac"))
+
+
+def test_numbers_of_another_kind_under_one_name_are_refused_in_any_case(evaluations, tmp_path):
+    folder = hostile(
+        evaluations["worse"],
+        tmp_path / "other",
+        lambda metrics, items: metrics["cards"]["lsd"].update(direction="higher"),
+    )
+    with pytest.raises(UserError, match="lsd: its direction is higher and lower"):
+        compare({"good": evaluations["good"], "o": folder}, tmp_path / "out", allow_different_cards=True)
+
+
 def test_what_is_no_evaluation_is_one_clear_error(evaluations, tmp_path):
     good = evaluations["good"]
     with pytest.raises(UserError, match="two evaluations or more"):

@@ -6,6 +6,9 @@ import dataclasses
 import json
 import os
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +24,7 @@ from unisono.evaluation.run import _recoder
 from unisono.evaluation.runner import evaluate, folder_names
 from unisono.evaluation.summary import best_row, mean_of
 from unisono.evaluation.terminal import summary_text
+from unisono.files import locked
 from unisono.media.audio import write_audio
 
 FEW = ("si_sdr_db", "stoi", "estoi", "mel_distance_db")
@@ -86,7 +90,7 @@ def test_every_kind_of_broken_audio_is_a_counted_failure(broken_items, tmp_path)
         assert (means[INPUT][name].n, means[INPUT][name].failed) == (8, 0)
     reasons = {f.audio_id: f.reason for f in summary.failures}
     assert set(reasons) == {"missing", "silent", "nan", "empty", "text", "short", "long"}
-    assert reasons["missing"] == "missing.wav does not exist"
+    assert reasons["missing"] == "the file does not exist"
     assert "silent" in reasons["silent"]
     assert "NaN" in reasons["nan"]
     assert str(tmp_path) not in summary.metrics_file.read_text()
@@ -95,7 +99,7 @@ def test_every_kind_of_broken_audio_is_a_counted_failure(broken_items, tmp_path)
     card = stored["cards"]["stoi"]
     assert {"implementation", "version", "parameters", "direction", "unit", "value_range", "blind_to"} <= set(card)
     text = summary_text(summary)
-    assert "7 of 8 items of the model" in text and "missing.wav does not exist" in text
+    assert "7 of 8 items of the model" in text and "the file does not exist" in text
 
 
 def test_a_broken_reference_fails_what_needs_it_and_nothing_else(tmp_path):
@@ -246,7 +250,28 @@ def test_an_item_that_takes_its_process_down_is_one_failure(broken_items, tmp_pa
     mean = summary.tasks["speech_enhancement"].means[MODEL]["mel_distance_db"]
     assert (mean.n, mean.failed) == (6, 2)
     reasons = {f.audio_id: f.reason for f in summary.failures if f.row == MODEL}
-    assert "ended its process" in reasons["good"] and reasons["missing"] == "missing.wav does not exist"
+    assert "ended its process" in reasons["good"] and reasons["missing"] == "the file does not exist"
+
+
+@pytest.mark.slow
+def test_ctrl_c_stops_at_once_and_leaves_no_process(tmp_path):
+    clean = voice_like(20.0)
+    for i in range(8):
+        write(tmp_path / f"noisy/{i}.wav", noisy(clean, 0.1))
+        write(tmp_path / f"clean/{i}.wav", clean)
+    command = [sys.executable, "-m", "unisono.cli", "evaluate", "noisy", "clean", "-t", "se", "-o", "out", "-j", "2"]
+    running = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, start_new_session=True)
+    time.sleep(12)  # workers are up and measure
+    assert running.poll() is None, "it ended before it could be interrupted"
+    started = time.monotonic()
+    running.send_signal(signal.SIGINT)
+    running.communicate(timeout=20)
+    assert time.monotonic() - started < 10
+    assert running.returncode != 0
+    with pytest.raises(ProcessLookupError):
+        while time.monotonic() < started + 15:  # what watches over their shared memory ends last
+            os.killpg(running.pid, 0)
+            time.sleep(0.2)
 
 
 def test_settings_are_checked_before_anything_is_measured(broken_items, tmp_path):
@@ -257,6 +282,7 @@ def test_settings_are_checked_before_anything_is_measured(broken_items, tmp_path
         ({"networks": {"clab": "x"}}, "did you mean clap"),
         ({"workers": -1}, "workers"),
         ({"sample_rate": 4_000}, "4000"),
+        ({"sample_rate": 10**8}, "100000000"),
     ):
         with pytest.raises(UserError, match=words):
             evaluate([item], tmp_path / "out", dataclasses.replace(QUIET, **settings), title="t")
@@ -265,6 +291,64 @@ def test_settings_are_checked_before_anything_is_measured(broken_items, tmp_path
     with pytest.raises(UserError, match="no items"):
         evaluate([], tmp_path / "out", QUIET, title="t")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["x" * 300 + ".wav", "nul\0byte.wav", "/proc/self/mem"])
+def test_names_and_devices_that_cannot_be_read_are_failures(name, tmp_path):
+    item = EvaluationItem("a", "text_to_audio", "Go.", "sound", tmp_path / name, tmp_path / name)
+    settings = dataclasses.replace(QUIET, metrics=("mel_distance_dtw_db",))
+    summary = evaluate([item], tmp_path / "out", settings, recode=lambda waveform: waveform, title="t")
+    assert summary.tasks["text_to_audio"].means[MODEL]["mel_distance_dtw_db"].failed == 1
+
+
+def test_audio_far_above_full_scale_is_no_audio(tmp_path):
+    clean = voice_like(1.0)
+    loud = write(tmp_path / "loud.wav", clean * 1e30)
+    item = EvaluationItem("a", "speech_enhancement", "Clean.", "a", loud, write(tmp_path / "ref.wav", clean))
+    (failure, *_) = evaluate([item], tmp_path / "out", SOME, title="t").failures
+    assert "full scale is 1" in failure.reason
+
+
+def test_a_clip_that_is_missing_from_a_distance_is_told(tmp_path):
+    items = []
+    for i in range(7):
+        path = write(tmp_path / f"{i}.wav", voice_like(0.5, seed=i))
+        items.append(EvaluationItem(str(i), "text_to_audio", "Go.", f"{i}", path if i else tmp_path / "gone.wav", path))
+    settings = dataclasses.replace(QUIET, metrics=("kad_mel_statistics",))
+    summary = evaluate(items, tmp_path / "out", settings, title="t")
+    mean = summary.tasks["text_to_audio"].means[MODEL]["kad_mel_statistics"]
+    assert (mean.n, mean.failed) == (6, 1) and mean.conditions["judged_items"].startswith("6 (")
+    (failure,) = summary.failures
+    assert (failure.audio_id, failure.metric, failure.reason) == ("0", "kad_mel_statistics", "the file does not exist")
+    assert "1 of 7 items of the model" in summary_text(summary)
+
+
+def test_an_output_folder_that_cannot_be_used_is_one_error(tmp_path):
+    path = write_audio(tmp_path / "ref.wav", voice_like(1.0), RATE)
+    item = EvaluationItem("a", "text_to_audio", "Go.", "sound", path, path)
+    settings = dataclasses.replace(QUIET, metrics=("mel_distance_dtw_db",))
+    (tmp_path / "taken/report.html").mkdir(parents=True)
+    for out, words in (
+        (path, "cannot be written"),
+        (path / "x", "cannot be written"),
+        (tmp_path / "taken", "is a folder"),
+    ):
+        with pytest.raises(UserError, match=words):
+            evaluate([item], out, settings, title="t")
+    with locked(tmp_path / "busy/.lock"), pytest.raises(UserError, match="another evaluation is writing there"):
+        evaluate([item], tmp_path / "busy", settings, title="t")
+
+
+def test_reasons_that_differ_in_numbers_alone_are_one(tmp_path):
+    clean = write(tmp_path / "clean.wav", voice_like(2.0))
+    items = [
+        EvaluationItem(
+            str(i), "speech_enhancement", "", "", write(tmp_path / f"{i}.wav", voice_like(0.5 + i / 10)), clean
+        )
+        for i in range(4)
+    ]
+    text = summary_text(evaluate(items, tmp_path / "out", SOME, title="t"))
+    assert "4 x 0.50 s against 2.00 s of reference" in text
 
 
 def test_folders_are_safe_and_unique():

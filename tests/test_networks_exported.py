@@ -184,3 +184,21 @@ def test_files_that_are_no_exported_networks(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"outputs must name score, for networks\.utmos"):
         load_network("utmos", sidecar(tmp_path, outputs=["embedding", None]))
     assert set(load_network("utmos", sidecar(tmp_path))(noise(1.0))) == {"embedding", "score"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("about:\n  a: &a [x]\n  b: [*a, *a]\n", "aliases"),
+        ("[" * 5000, "is no YAML"),
+        ("about: " + "x" * 70_000, "65536 bytes"),
+        ("file: ../net.onnx\nsample_rate: 16000\ninput: [1, samples]\noutputs: [score]\n", "bare name"),
+        ("file: net.onnx\nsample_rate: 16000\ninput: [1, samples]\noutputs: [[x]]\n", "outputs"),
+        ("file: net.onnx\nsample_rate: 16000\ninput: [1, samples]\noutputs: [score]\nlevel: [x]\n", "level"),
+    ],
+)
+def test_sidecars_of_somebody_else_cannot_hang_or_lead_elsewhere(text: str, message: str, tmp_path: Path) -> None:
+    sidecar(tmp_path)
+    (tmp_path / "net.yaml").write_text(text)
+    with pytest.raises(UserError, match=message):
+        Exported(str(tmp_path / "net.yaml"))

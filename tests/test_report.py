@@ -180,7 +180,7 @@ def test_players_pictures_and_controls_are_accessible(summary):
 
 def test_means_failures_and_cards_are_shown(summary):
     visible = " ".join("".join(Page(summary.report).text).split())
-    for words in ("Reference coded by the autoencoder", "Input itself", "n = 6", "none.wav does not exist", "± "):
+    for words in ("Reference coded by the autoencoder", "Input itself", "n = 6", "the file does not exist", "± "):
         assert words in visible
     for card in summary.cards.values():
         assert card.name in visible

@@ -131,7 +131,7 @@ def named(evaluations: list[str]) -> dict[str, Path]:
         depth = 1
         while not name and depth < len(parts) and any(other.parts[-depth:] == parts[-depth:] for other in others):
             depth += 1
-        name = name or "/".join(parts[-depth:])
+        name = name or "/".join(parts[-depth:]).removeprefix("//")
         if name in result:
             raise UserError(f"two evaluations are called {name!r}; name them apart: NAME=FOLDER")
         result[name] = path

@@ -8,25 +8,30 @@ output_dir/
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from unisono.errors import UserError
 from unisono.evaluation.bootstrap import METHOD, Difference, paired_difference
+from unisono.evaluation.comparability import (
+    Key,
+    card_differences,
+    check_references,
+    check_words,
+    condition_differences,
+    without_sets,
+)
 from unisono.evaluation.items import MODEL, REFERENCE, EvaluationItem
 from unisono.evaluation.measure import ClipResult, ItemResult
 from unisono.evaluation.metric import MetricCard, SetOutcome
 from unisono.evaluation.report.page import write_report
 from unisono.evaluation.report.views import Layout
 from unisono.evaluation.results import Stored, item_record, read_results
-from unisono.evaluation.runner import collect_failures
-from unisono.evaluation.summary import Summary, plain, summarise_task, to_json, write_text
-
-Key = tuple[str, str]
+from unisono.evaluation.runner import collect_failures, folder_names, written
+from unisono.evaluation.summary import Summary, summarise_task, to_json, write_text
 
 
 @dataclass(frozen=True)
@@ -67,8 +72,10 @@ def compare(
     output_dir = Path(output_dir)
     stored = {f"system_{i}": read_results(Path(folder)) for i, folder in enumerate(systems.values(), 1)}
     names = dict(zip(stored, systems, strict=True))
-    if output_dir.resolve() in {Path(folder).resolve() for folder in systems.values()}:
-        raise UserError(f"--output {output_dir} is one of the evaluations; name another folder")
+    for folder in systems.values():
+        if output_dir.resolve().is_relative_to(Path(folder).resolve()):
+            raise UserError(f"--output {output_dir} lies in one of the evaluations; name another folder")
+    check_words(stored, names)
     mismatches = card_differences(stored, names)
     if mismatches and not allow_different_cards:
         told = "\n".join(f"  {metric}: {difference}" for metric, difference in mismatches.items())
@@ -77,6 +84,19 @@ def compare(
             "evaluate again in the same way, or say --allow-different-cards to put them side by side all the same"
         )
     check_references(stored, names)
+    with written(output_dir):
+        return _compared(stored, names, output_dir, mismatches, allow_different_cards, title)
+
+
+def _compared(
+    stored: Mapping[str, Stored],
+    names: Mapping[str, str],
+    output_dir: Path,
+    mismatches: dict[str, str],
+    allow_different_cards: bool,
+    title: str | None,
+) -> Comparison:
+    """The comparison of evaluations that may be compared, and its files."""
     items, results, notes = merged(stored, names, output_dir)
     conditions = condition_differences(stored, names)
     notes += [f"{metric} is not compared: {why}" for metric, why in conditions.items()]
@@ -85,107 +105,25 @@ def compare(
     mismatches |= conditions if allow_different_cards else {}
     cards = {name: card for one in reversed(list(stored.values())) for name, card in one.cards.items()}
     cards = {name: cards[name] for name in dict.fromkeys(n for one in stored.values() for n in one.cards)}
-    summary = _summary(title or " against ".join(reversed(list(systems))), stored, items, results, cards, output_dir)
+    heading = title or " against ".join(reversed(list(names.values())))
+    summary = _summary(heading, stored, items, results, cards, output_dir, mismatches)
     differences = all_differences(summary, stored, items, results, cards, frozenset(mismatches))
-    comparison = Comparison(summary, names, differences, mismatches, notes)
-    write_text(
-        summary.items_file, "".join(to_json(item_record(i, r)) + "\n" for i, r in zip(items, results, strict=True))
-    )
-    write_text(summary.metrics_file, to_json(as_json(comparison, systems), indent=2) + "\n")
+    comparison = Comparison(summary, dict(names), differences, mismatches, notes)
+    lines = [to_json(item_record(item, result)) for item, result in zip(items, results, strict=True)]
+    write_text(summary.items_file, "".join(f"{line}\n" for line in lines))
+    folders = {names[row]: one.folder for row, one in stored.items()}
+    write_text(summary.metrics_file, to_json(as_json(comparison, folders), indent=2) + "\n")
     layout = Layout(
         rows=names,
         clips={"input": "Input", REFERENCE: "Reference", **names},
         judged=tuple(names),
         baseline=next(iter(names)),
     )
-    facts = {name: str(one.title) for name, one in zip(systems, stored.values(), strict=True)}
-    facts |= {"Not in every system": "; ".join(notes)} if notes else {}
+    facts = {names[row]: one.title for row, one in stored.items()}
+    facts |= {"Notes": "; ".join(notes)} if notes else {}
     warnings = dict.fromkeys(mismatches, "made differently, see below")
     write_report(summary, items, results, None, facts, layout, differences, warnings)
     return comparison
-
-
-_MADE_BY = ("unit", "direction", "scope", "implementation", "version", "parameters")
-"""What of a card moves the number; the rest is words about it."""
-
-
-def card_differences(stored: Mapping[str, Stored], names: Mapping[str, str]) -> dict[str, str]:
-    """Metrics that two systems have under different cards -> what differs, in words."""
-    found: dict[str, str] = {}
-    for metric in dict.fromkeys(name for one in stored.values() for name in one.cards):
-        having = {names[key]: one.cards[metric] for key, one in stored.items() if metric in one.cards}
-        if told := _differing({name: flat({f: getattr(card, f) for f in _MADE_BY}) for name, card in having.items()}):
-            found[metric] = "; ".join(told)
-    return found
-
-
-def condition_differences(stored: Mapping[str, Stored], names: Mapping[str, str]) -> dict[str, str]:
-    """Numbers of all items together that were taken under other conditions (reference set, sizes) -> which."""
-    every = [means for one in stored.values() for rows in one.sets.values() for means in rows.values()]
-    metrics = dict.fromkeys(name for means in every for name in means)
-    return {metric: "; ".join(told) for metric in metrics if (told := _conditions(metric, stored, names))}
-
-
-def check_references(stored: Mapping[str, Stored], names: Mapping[str, str]) -> None:
-    """`UserError` where an item of one name is compared with another recording or text in another system.
-
-    Hashes are of the samples at the evaluation's rate; those of two rates say nothing, and their cards differ anyway.
-    """
-    seen: dict[tuple[Key, int], tuple[str, str]] = {}
-    others: dict[tuple[str, str], list[str]] = {}
-    for row, one in stored.items():
-        for item, result in zip(one.items, one.results, strict=True):
-            first, reference = seen.setdefault(
-                ((item.task, item.audio_id), one.sample_rate), (row, result.reference_hash)
-            )
-            if reference != result.reference_hash:
-                others.setdefault((names[first], names[row]), []).append(item.audio_id)
-    if others:
-        told = "; ".join(
-            f"{len(ids)} items of {b} have another reference or text than in {a}, such as {ids[0]!r}"
-            for (a, b), ids in others.items()
-        )
-        raise UserError(f"these are not the same test items: {told}; evaluate all systems against one test set")
-
-
-def without_sets(one: Stored, metrics: Mapping[str, str]) -> Stored:
-    """An evaluation without some numbers of all items together."""
-    sets = {
-        task: {row: {name: m for name, m in means.items() if name not in metrics} for row, means in rows.items()}
-        for task, rows in one.sets.items()
-    }
-    return replace(one, sets=sets)
-
-
-def _conditions(metric: str, stored: Mapping[str, Stored], names: Mapping[str, str]) -> list[str]:
-    """Differing conditions of a number of all items together, by task."""
-    told = []
-    for task in dict.fromkeys(task for one in stored.values() for task in one.sets):
-        having: dict[str, dict[str, Any]] = {
-            names[key]: flat(mean.conditions)
-            for key, one in stored.items()
-            if (mean := one.sets.get(task, {}).get(MODEL, {}).get(metric)) is not None and mean.mean is not None
-        }
-        told += [f"{task}: {line}" for line in _differing(having)]
-    return told
-
-
-def _differing(having: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """One line for each entry that is not the same in all."""
-    lines = []
-    for key in dict.fromkeys(key for entries in having.values() for key in entries):
-        values = {name: entries.get(key, "nothing") for name, entries in having.items()}
-        if len({json.dumps(plain(value), sort_keys=True) for value in values.values()}) > 1:
-            lines.append(f"{key} is " + ", ".join(f"{value} in {name}" for name, value in values.items()))
-    return lines
-
-
-def flat(entries: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested entries under dotted names."""
-    result: dict[str, Any] = {}
-    for key, value in entries.items():
-        result |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return result
 
 
 def merged(
@@ -211,35 +149,43 @@ def merged(
         if (absent := [key for key in keys if key not in of_system])
     ]
     items, results = [], []
-    for key in keys:
+    places = folder_names([next(of[key][0] for of in by_key.values() if key in of) for key in keys])
+    for key, place in zip(keys, places, strict=True):
         having = {row: of_system[key] for row, of_system in by_key.items() if key in of_system}
         first, of_first = next(iter(having.values()))
         clips, outcomes = {}, {}
         for row, (_, result) in having.items():
             outcomes[row] = result.outcomes.get(MODEL, {})
-            clips[row] = copied(result.clips[MODEL], stored[row].folder, output_dir, row)
+            clips[row] = copied(result.clips[MODEL], stored[row].folder, output_dir, place, row)
         first_folder = stored[next(iter(having))].folder
         for shown in ("input", REFERENCE):
             if shown in of_first.clips:
-                clips[shown] = copied(of_first.clips[shown], first_folder, output_dir, shown)
+                clips[shown] = copied(of_first.clips[shown], first_folder, output_dir, place, shown)
         items.append(replace(first, details=dict(first.details)))
         results.append(ItemResult(outcomes, clips, max(result.span_s for _, result in having.values())))
     return items, results, notes
 
 
-def copied(clip: ClipResult, folder: Path, output_dir: Path, key: str) -> ClipResult:
-    """A player whose files lie in ``output_dir`` under the system's key; a file that is gone becomes a problem."""
-    places: dict[str, str | None] = {"audio": clip.audio, "picture": clip.picture}
-    for kind, name in places.items():
+def copied(clip: ClipResult, folder: Path, output_dir: Path, place: str, key: str) -> ClipResult:
+    """A player whose files lie in ``output_dir`` in the item's own place; a file that is gone becomes a problem.
+
+    Where a stored evaluation says its files are is not trusted: it may come from somebody else.
+    """
+    found: dict[str, str | None] = {"audio": None, "picture": None}
+    for kind, suffix in (("audio", ".flac"), ("picture", ".png")):
+        name = getattr(clip, kind)
         if name is None:
             continue
-        source, place = folder / name, str(Path(name).with_stem(key))
+        source = (folder / name).resolve()
+        if source.suffix != suffix or not source.is_relative_to(folder.resolve()):
+            raise UserError(f"{folder}: damaged results (a player's file is {name!r}); evaluate again")
         if not source.is_file():
             return replace(clip, audio=None, picture=None, problem=clip.problem or f"{name} is gone from {folder.name}")
-        (output_dir / place).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, output_dir / place)
-        places[kind] = place
-    return replace(clip, audio=places["audio"], picture=places["picture"])
+        target = f"{kind if kind == 'audio' else 'pictures'}/{place}/{key}{suffix}"
+        (output_dir / target).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, output_dir / target)
+        found[kind] = target
+    return replace(clip, audio=found["audio"], picture=found["picture"])
 
 
 def _summary(
@@ -249,11 +195,14 @@ def _summary(
     results: Sequence[ItemResult],
     cards: Mapping[str, MetricCard],
     output_dir: Path,
+    made_differently: Collection[str],
 ) -> Summary:
     tasks = {}
     for task in dict.fromkeys(item.task for item in items):
         outcomes = [result.outcomes for item, result in zip(items, results, strict=True) if item.task == task]
-        tasks[task] = summarise_task(outcomes, cards, _sets(task, stored))
+        of_task = summarise_task(outcomes, cards, _sets(task, stored))
+        best = {metric: row for metric, row in of_task.best.items() if metric not in made_differently}
+        tasks[task] = replace(of_task, best=best)
     used = {name for of_task in tasks.values() for means in of_task.means.values() for name in means}
     return Summary(
         title=title,

@@ -59,6 +59,7 @@ def _run_pool(
 ) -> list[tuple[int, Job]]:
     """Work through ``jobs`` until they end or a process dies; returns those that were under way then."""
     pending: dict[Future[ItemResult], tuple[int, Job]] = {}
+    others = set(multiprocessing.active_children())
     pool = _pool(workers)
     try:
         for i, job in jobs:
@@ -73,6 +74,10 @@ def _run_pool(
             if not _collect(pending, results, bar):
                 return _rest(pending, results, bar)
         return []
+    except BaseException:  # Ctrl-C above all: the workers do not hear it, and would end their items first
+        for child in set(multiprocessing.active_children()) - others:
+            child.terminate()
+        raise
     finally:
         pool.shutdown(wait=not pending, cancel_futures=True)
 

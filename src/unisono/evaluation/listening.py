@@ -72,12 +72,12 @@ class Heard:
     Attributes:
         cards: by metric.
         sets: ``sets[task][row][metric]``: numbers of all items together.
-        broken_references: recordings of a reference set that could not be heard, and which network was to hear them.
+        unheard: clips of metrics of all items together that could not be heard, and recordings of a reference set.
     """
 
     cards: dict[str, MetricCard] = field(default_factory=dict)
     sets: dict[str, dict[str, dict[str, SetOutcome]]] = field(default_factory=dict)
-    broken_references: list[Failure] = field(default_factory=list)
+    unheard: list[Failure] = field(default_factory=list)
 
 
 def listen(
@@ -121,7 +121,7 @@ def listen(
                     room = _Room(chosen, hearing, output_dir, with_video, bar, pool)
                     apart = [] if with_video else room.reference_set(others)
                     rows = room.rows([arrays for _, arrays in apart if not isinstance(arrays, str)], fields)
-                heard.broken_references += [
+                heard.unheard += [
                     Failure(task, f"reference set: {path.name}", MODEL, name, reason)
                     for path, reason in apart
                     if isinstance(reason, str)
@@ -154,7 +154,23 @@ def _run(
             for (_, of_item), outcome in zip(chosen, outcomes, strict=True):
                 if row in of_item.outcomes:
                     of_item.outcomes[row][name] = outcome
-        heard.sets.setdefault(task, {}).setdefault(row, {}).update(result.sets)
+        judged = _judged(clips)
+        for name, number in result.sets.items():
+            conditions = number.conditions | {"judged_items": judged}
+            heard.sets.setdefault(task, {}).setdefault(row, {})[name] = replace(number, conditions=conditions)
+            heard.unheard += [
+                Failure(task, item.audio_id, row, name, reason)
+                for item, reason in zip(clips.items, clips.judged, strict=True)
+                if isinstance(reason, str)
+            ]
+
+
+def _judged(clips: Clips) -> str:
+    """How many items and which: a system must not win by failing on the hard ones."""
+    ids = sorted(
+        item.audio_id for item, arrays in zip(clips.items, clips.judged, strict=True) if not isinstance(arrays, str)
+    )
+    return f"{len(ids)} ({hashlib.sha256(chr(0).join(ids).encode('utf-8', 'replace')).hexdigest()[:8]})"
 
 
 def _failed(cards: Iterable[MetricCard], clips: Clips, reason: str) -> CollectionResult:

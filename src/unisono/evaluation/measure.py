@@ -23,6 +23,8 @@ from unisono.media.locations import Location
 
 SILENCE_PEAK = 1e-4
 """Peaks below (-80 dB re full scale) count as silence."""
+LOUDEST_PEAK = 100.0
+"""Peaks above (+40 dB re full scale) are no audio."""
 
 
 @dataclass(frozen=True)
@@ -79,14 +81,18 @@ def load(source: Path | Location, sample_rate: int) -> Loaded:
     """Read a file at ``sample_rate``; whatever is wrong with it becomes the reason."""
     location = Location.of(source)
     path = location.path
-    if not path.is_file():
-        return Loaded(None, f"{path.name} {'is not a file' if path.exists() else 'does not exist'}")
     try:
+        if not path.is_file():
+            return Loaded(None, "the file is not a file" if path.exists() else "the file does not exist")
         native_rate = audio_info(location).sample_rate
         waveform = read_audio(location, sample_rate)
     except UserError as error:
         # Results are passed on: they name the file, not the machine's folders.
         return Loaded(None, str(error).removeprefix(f"{location}: ").replace(str(path), path.name))
+    except (OSError, ValueError, MemoryError) as error:  # names that no file system takes, devices, files of terabytes
+        return Loaded(
+            None, f"the file cannot be read ({type(error).__name__}: {getattr(error, 'strerror', None) or error})"
+        )
     notes = [f"resampled from {native_rate} Hz"] if native_rate != sample_rate else []
     return checked(waveform, notes)
 
@@ -99,6 +105,8 @@ def checked(waveform: np.ndarray, notes: list[str]) -> Loaded:
     if not np.isfinite(waveform).all():
         return Loaded(None, "the audio holds NaN or infinite samples")
     peak = float(np.abs(waveform).max())
+    if peak > LOUDEST_PEAK:
+        return Loaded(None, f"the audio peaks at {peak:.3g}, where full scale is 1: not audio, or scaled by mistake")
     if peak > 1.0:
         notes.append(f"peaks at {peak:.2f}; scaled down to 1 in the player only")
     problem = "the audio is silent" if peak < SILENCE_PEAK else ""

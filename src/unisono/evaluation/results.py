@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from unisono.evaluation.summary import Mean, Summary, to_json, write_text
 METRICS_FILE, ITEMS_FILE, REPORT_FILE = "metrics.json", "items.jsonl", "report.html"
 FORMAT = 2
 """Of both files; a reader refuses another."""
+_LARGEST = 1e15
+"""No metric gives more."""
 
 
 def write_results(summary: Summary, items: Sequence[EvaluationItem], results: Sequence[ItemResult]) -> None:
@@ -89,7 +91,7 @@ class Stored:
 
 
 def read_results(folder: Path) -> Stored:
-    """Read an evaluation's folder.
+    """Read an evaluation's folder, which may come from somebody else: nothing in it is taken on trust.
 
     Raises:
         UserError: no evaluation there, of another format, or damaged.
@@ -100,60 +102,120 @@ def read_results(folder: Path) -> Stored:
             raise UserError(
                 f"{needed} does not exist; give the output folder of an evaluation (evaluate.py, unisono evaluate)"
             )
-    again = "evaluate again"
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        if stored.get("format") != FORMAT:
-            raise UserError(f"{path} has format {stored.get('format')}, this version reads {FORMAT}; {again}")
-        cards = {name: MetricCard(**card) for name, card in stored["cards"].items()}
-        sets = _sets(stored["tasks"], cards)
-        records = [json.loads(line) for line in items_path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        pairs = [_item(record, folder) for record in records]
-        return Stored(
-            folder=folder,
-            title=stored["title"],
-            sample_rate=stored["sample_rate"],
-            cards=cards,
-            sets=sets,
-            unavailable=stored["unavailable"],
-            items=[item for item, _ in pairs],
-            results=[result for _, result in pairs],
-        )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{folder}: damaged results ({type(error).__name__}: {error}); {again}") from error
+        stored = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
+        version = stored.get("format")
+        if version == FORMAT:
+            return _stored(folder, stored, items_path)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError, OSError) as error:
+        raise UserError(f"{folder}: damaged results ({type(error).__name__}: {error}); evaluate again") from error
+    raise UserError(f"{path} has format {version!r}, this version reads {FORMAT}; evaluate again")
+
+
+def _stored(folder: Path, stored: Mapping[str, Any], items_path: Path) -> Stored:
+    cards = {str(name): _card(name, card) for name, card in stored["cards"].items()}
+    lines = items_path.read_text(encoding="utf-8").splitlines()
+    pairs = [_item(json.loads(line, parse_constant=_refuse), folder, cards) for line in lines if line.strip()]
+    seen = [(item.task, item.audio_id) for item, _ in pairs]
+    _require(len(set(seen)) == len(seen), "an item is there twice")
+    rate = stored["sample_rate"]
+    _require(isinstance(rate, int) and 0 < rate < 10**7, f"sample_rate is {rate!r}")
+    return Stored(
+        folder=folder,
+        title=str(stored["title"]),
+        sample_rate=rate,
+        cards=cards,
+        sets=_sets(stored["tasks"], cards),
+        unavailable={str(name): str(reason) for name, reason in dict(stored["unavailable"]).items()},
+        items=[item for item, _ in pairs],
+        results=[result for _, result in pairs],
+    )
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
+
+
+def _require(condition: bool, problem: str) -> None:
+    if not condition:
+        raise ValueError(problem)
+
+
+def _number(value: Any) -> float:
+    fits = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LARGEST
+    _require(fits, f"{str(value)[:40]} is no number of a metric")
+    return float(value)
+
+
+def _card(name: str, given: Mapping[str, Any]) -> MetricCard:
+    card = MetricCard(**given)
+    _require(card.name == name, f"the card of {name!r} is that of {card.name!r}")
+    _require(card.direction in ("lower", "higher") and card.scope in ("item", "set"), f"card of {name!r}")
+    _require(type(card.decimals) is int and 0 <= card.decimals <= 12, f"{name!r} has {card.decimals!r} decimals")
+    _require(isinstance(card.parameters, dict), f"parameters of {name!r}")
+    words = (card.title, card.unit, card.value_range, card.definition, card.blind_to, card.source, card.version)
+    _require(all(isinstance(word, str) for word in (*words, card.implementation)), f"card of {name!r}")
+    return card
 
 
 def _sets(tasks: Mapping[str, Any], cards: Mapping[str, MetricCard]) -> dict[str, dict[str, dict[str, Mean]]]:
     return {
         task: {
-            row: {name: Mean(**mean) for name, mean in means.items() if cards[name].scope == "set"}
+            row: {name: _mean(mean) for name, mean in means.items() if cards[name].scope == "set"}
             for row, means in of_task["means"].items()
         }
         for task, of_task in tasks.items()
     }
 
 
-def _item(record: Mapping[str, Any], folder: Path) -> tuple[EvaluationItem, ItemResult]:
-    clips = {key: ClipResult(**clip) for key, clip in record["clips"].items()}
+def _mean(given: Mapping[str, Any]) -> Mean:
+    mean = Mean(**given)
+    _require(mean.mean is None or _number(mean.mean) is not None, "a mean")
+    _require(all(type(count) is int for count in (mean.n, mean.failed, mean.not_applicable)), "counts of a mean")
+    _require(isinstance(mean.problem, str) and isinstance(mean.conditions, dict), "conditions of a mean")
+    return mean
+
+
+def _item(
+    record: Mapping[str, Any], folder: Path, cards: Mapping[str, MetricCard]
+) -> tuple[EvaluationItem, ItemResult]:
+    clips = {str(key): _clip(clip) for key, clip in record["clips"].items()}
     outcomes = {
-        row: {name: _outcome(value, record["without_value"].get(row, {}).get(name)) for name, value in named.items()}
+        str(row): {
+            name: _outcome(value, record["without_value"].get(row, {}).get(name)) for name, value in named.items()
+        }
         for row, named in record["metrics"].items()
     }
+    _require(all(name in cards for named in outcomes.values() for name in named), "a number without a card")
+    words = [record[name] for name in ("audio_id", "task", "instruction", "content_text", "reference_hash")]
+    _require(all(isinstance(word, str) for word in words), "an item's names are no texts")
+    _require(isinstance(record["details"], dict), "an item's details are no object")
+    durations_s = [record[name] for name in ("predicted_duration_s", "true_duration_s")]
+    predicted_s, true_s = (None if value is None else _number(value) for value in durations_s)
     item = EvaluationItem(
         audio_id=record["audio_id"],
         task=record["task"],
         instruction=record["instruction"],
         content_text=record["content_text"],
         generated=folder / (clips["model"].audio or "missing"),
-        predicted_duration_s=record["predicted_duration_s"],
-        true_duration_s=record["true_duration_s"],
+        predicted_duration_s=predicted_s,
+        true_duration_s=true_s,
         details=record["details"],
     )
-    return item, ItemResult(outcomes, clips, record["span_s"], record["reference_hash"])
+    span_s = _number(record["span_s"])
+    _require(span_s > 0, f"span_s is {span_s}")
+    return item, ItemResult(outcomes, clips, span_s, record["reference_hash"])
 
 
-def _outcome(value: float | None, reason: str | None) -> Outcome:
+def _clip(given: Mapping[str, Any]) -> ClipResult:
+    clip = ClipResult(**given)
+    _require(all(name is None or isinstance(name, str) for name in (clip.audio, clip.picture)), "a player's file")
+    _require(isinstance(clip.problem, str) and isinstance(clip.notes, list), "a player's notes")
+    return replace(clip, duration_s=None if clip.duration_s is None else _number(clip.duration_s))
+
+
+def _outcome(value: Any, reason: str | None) -> Outcome:
     if value is not None:
-        return Outcome("ok", value)
-    status, _, text = (reason or "failed: unknown").partition(": ")
+        return Outcome("ok", _number(value))
+    status, _, text = str(reason or "failed: unknown").partition(": ")
     return Outcome("failed" if status == "failed" else "not_applicable", reason=text)

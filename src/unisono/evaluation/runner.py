@@ -13,6 +13,7 @@ import hashlib
 import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,10 @@ from unisono.evaluation.measure import ItemResult, Job, Loaded, checked, load
 from unisono.evaluation.metric import BUG, Metric, MetricCard
 from unisono.evaluation.networks.hearing import default_cache
 from unisono.evaluation.report.page import write_report
-from unisono.evaluation.results import write_results
+from unisono.evaluation.results import ITEMS_FILE, METRICS_FILE, REPORT_FILE, write_results
 from unisono.evaluation.summary import Failure, Summary, TaskSummary, summarise_task
+from unisono.files import locked
+from unisono.media.audio import check_sample_rate
 from unisono.suggest import nearest
 from unisono.workers import default_workers
 
@@ -97,36 +100,67 @@ def evaluate(
         UserError: no items, ids used twice, settings out of range, weights that cannot be loaded.
     """
     check_items(items)
+    check_sample_rate(settings.sample_rate, "sample_rate")
     num_workers = worker_count(settings.workers, len(items))
     wanted = wanted_metrics(settings, items)
-    of_items = [metric for metric in wanted if isinstance(metric, Metric)]
     of_tasks = [metric for metric in wanted if isinstance(metric, CollectionMetric)]
     ears = load_ears(of_tasks, settings.networks, settings.device, settings.cache)
     output_dir = Path(output_dir)
-    output_dir.mkdir(parents=True, exist_ok=True)
+    with written(output_dir):
+        results, heard = _measured(items, output_dir, settings, wanted, ears, num_workers, recode, reference_set)
+        drop_unasked(results, heard, settings)
+        cards = used_cards(wanted, heard, results, settings.sample_rate)
+        tasks = summarise_tasks(items, results, cards, heard)
+        summary = Summary(
+            title=title,
+            sample_rate=settings.sample_rate,
+            tasks=tasks,
+            cards=cards,
+            unavailable=unavailable(wanted, ears),
+            failures=(*collect_failures(items, results, tasks), *heard.unheard),
+            report=output_dir / REPORT_FILE,
+            metrics_file=output_dir / METRICS_FILE,
+            items_file=output_dir / ITEMS_FILE,
+        )
+        write_results(summary, items, results)
+        write_report(summary, items, results, history, facts or {})
+    return summary
 
+
+def _measured(
+    items: Sequence[EvaluationItem],
+    output_dir: Path,
+    settings: Settings,
+    wanted: Sequence[AnyMetric],
+    ears: Ears,
+    num_workers: int,
+    recode: Recode | None,
+    reference_set: Sequence[Path],
+) -> tuple[list[ItemResult], Heard]:
+    """First single items, in worker processes; then whole tasks through networks, in this one."""
+    of_items = [metric for metric in wanted if isinstance(metric, Metric)]
+    of_tasks = [metric for metric in wanted if isinstance(metric, CollectionMetric)]
     jobs = make_jobs(items, output_dir, settings.sample_rate, of_items, recode)
     results = run_jobs(jobs, len(items), num_workers, settings.progress)
     threads = min(default_workers(), MAX_WORKERS) if settings.device == "cpu" else 1
     heard = listen(items, results, of_tasks, ears, output_dir, reference_set, settings.progress, threads)
+    return results, heard
 
-    drop_unasked(results, heard, settings)
-    cards = used_cards(wanted, heard, results, settings.sample_rate)
-    tasks = summarise_tasks(items, results, cards, heard)
-    summary = Summary(
-        title=title,
-        sample_rate=settings.sample_rate,
-        tasks=tasks,
-        cards=cards,
-        unavailable=unavailable(wanted, ears),
-        failures=(*collect_failures(items, results, tasks), *heard.broken_references),
-        report=output_dir / "report.html",
-        metrics_file=output_dir / "metrics.json",
-        items_file=output_dir / "items.jsonl",
-    )
-    write_results(summary, items, results)
-    write_report(summary, items, results, history, facts or {})
-    return summary
+
+@contextmanager
+def written(output_dir: Path) -> Iterator[None]:
+    """Hold a folder of results while they are written: nobody else may, and what its disk refuses is one error."""
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        for name in (METRICS_FILE, ITEMS_FILE, REPORT_FILE):
+            if (output_dir / name).is_dir():
+                raise UserError(f"{output_dir / name} is a folder; name another output folder")
+        with locked(output_dir / ".lock", refusal=f"{output_dir}: another evaluation is writing there; wait for it"):
+            yield
+    except OSError as error:
+        raise UserError(
+            f"{output_dir}: cannot be written ({error}); name another output folder, or make room"
+        ) from error
 
 
 def check_items(items: Sequence[EvaluationItem]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 
@@ -72,7 +73,12 @@ def failures_text(summary: Summary) -> str:
     of_model = [failure for failure in summary.failures if failure.audio_id and failure.row == MODEL]
     broken = {(failure.task, failure.audio_id) for failure in of_model}
     total = sum(of_task.items for of_task in summary.tasks.values())
-    reasons = Counter((failure.reason, failure.metric) for failure in summary.failures)
+    # Reasons that differ in their numbers alone (lengths, delays) are one, shown by its first example.
+    examples: dict[str, str] = {}
+    reasons = Counter[tuple[str, str]]()
+    for failure in summary.failures:
+        kind = re.sub(r"\d[\d.]*|'.*?'", "#", failure.reason)
+        reasons[(examples.setdefault(kind, failure.reason), failure.metric)] += 1
     by_reason: dict[str, tuple[int, list[str]]] = {}
     for (reason, metric), count in reasons.items():
         most, metrics = by_reason.get(reason, (0, []))

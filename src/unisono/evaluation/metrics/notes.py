@@ -114,6 +114,8 @@ def _notes_of_units(details: Mapping[str, Any]) -> Notes:
     lists = (phonemes, numbers, durations_s, slurs)
     if not all(isinstance(values, list) and len(values) == len(phonemes) for values in lists):
         raise MetricFailure("phonemes, notes, note_durations_s and slurs of the score are not lists of one length")
+    if not all(isinstance(symbol, str) for symbol in phonemes) or not all(slur in (0, 1) for slur in slurs):
+        raise MetricFailure("phonemes of the score are not texts, or slurs not 0 and 1")
     notes: list[tuple[float, float, float]] = []
     now_s, pitch, duration_s, has_nucleus = 0.0, -1.0, -1.0, False
     for symbol, number, length_s, slur in zip(phonemes, numbers, durations_s, slurs, strict=True):

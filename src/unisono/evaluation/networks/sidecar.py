@@ -41,6 +41,9 @@ DIMENSIONS = {"embedding": 1, "frames": 2, "logits": 1, "score": 0}
 SHORT_CLIPS, LEVELS, RUNTIMES = ("refuse", "zeros", "repeat"), ("none", "standardised"), (".onnx", ".pt", ".ts")
 
 
+_LARGEST_BYTES = 64 * 1024
+
+
 @dataclass(frozen=True)
 class VideoInput:
     """Pictures that a network takes beside the audio, both from their beginning.
@@ -87,13 +90,20 @@ def read_sidecar(source: str) -> Sidecar:
     if not path.is_file():
         raise UserError(f"{path}: does not exist; give the .yaml file beside an exported network")
     try:
-        given = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = str(error).strip().splitlines()[0]
+        if path.stat().st_size > _LARGEST_BYTES:
+            raise yaml.YAMLError(f"more than {_LARGEST_BYTES} bytes")
+        text = path.read_text(encoding="utf-8")
+        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
+            raise yaml.YAMLError("aliases, which may multiply without end")
+        given = yaml.safe_load(text)
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        reason = (str(error).strip().splitlines() or ["nested too deeply"])[0]
         raise UserError(f"{path}: is no YAML ({reason}); see unisono.evaluation.networks.sidecar") from error
     needed = ("file", "sample_rate", "input", "outputs")
     optional = ("shortest_s", "longest_s", "short_clips", "level", "about", "video")
     keyed = _Keys(path, "", given, (*needed, *optional), needed)
+    if Path(keyed.text("file")).name != keyed.text("file"):
+        raise keyed.wrong("file", f"the bare name of a file beside {path.name}")
     file = path.parent / keyed.text("file")
     if file.suffix not in RUNTIMES:
         pickled = " (torch.export files are pickles, which may run code)" if file.suffix == ".pt2" else ""
@@ -152,7 +162,7 @@ class _Keys:
 
     def choice(self, key: str, choices: tuple[str, ...]) -> str:
         value = self.given.get(key, choices[0])
-        if value not in choices:
+        if not isinstance(value, str) or value not in choices:
             raise self.wrong(key, f"one of {', '.join(choices)}")
         return value
 
@@ -167,7 +177,8 @@ class _Keys:
     def outputs(self, key: str) -> tuple[str | None, ...]:
         value = self.given[key]
         names = [name for name in value if name is not None] if isinstance(value, list) else []
-        if not names or len(set(names)) < len(names) or not set(names) <= DIMENSIONS.keys():
+        known = all(isinstance(name, str) and name in DIMENSIONS for name in names)
+        if not names or not known or len(set(names)) < len(names):
             raise self.wrong(key, f"a list of {', '.join(DIMENSIONS)} or null, each name once")
         return tuple(value)
 
