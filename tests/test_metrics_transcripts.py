@@ -1,4 +1,4 @@
-"""Metrics of single clips over a network's ears: transcripts, voices, predicted opinions, captions, pictures."""
+"""Metrics of single clips over a network: transcripts, voices, predicted opinions, captions, pictures."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from unisono.evaluation.metrics.word_error_rate import (
     normalise,
     word_errors,
 )
-from unisono.evaluation.networks.hearing import Hearing
+from unisono.evaluation.networks.cached import CachedNetwork
 from unisono.evaluation.networks.network import AudioNetwork
 from unisono.evaluation.networks.sidecar import VideoInput
 from unisono.media.locations import Location
@@ -279,11 +279,11 @@ def test_items_without_video_are_not_applicable() -> None:
 def test_heard_with_video(tmp_path, monkeypatch) -> None:
     path, waveform = tmp_path / "v.mp4", np.zeros(10, np.float32)
     with pytest.raises(NotApplicable):
-        heard_with_video(Hearing(Watching(), None), waveform, sound(0, "video_to_audio"))
+        heard_with_video(CachedNetwork(Watching(), None), waveform, sound(0, "video_to_audio"))
     with pytest.raises(MetricFailure, match="without a video input"):
-        heard_with_video(Hearing(Ear(), None), waveform, film(0, path=path))
+        heard_with_video(CachedNetwork(Ear(), None), waveform, film(0, path=path))
     with pytest.raises(MetricFailure):
-        heard_with_video(Hearing(Watching(), None), waveform, film(0, path=path))  # there is no such file
+        heard_with_video(CachedNetwork(Watching(), None), waveform, film(0, path=path))  # there is no such file
 
     asked = []
 
@@ -292,6 +292,6 @@ def test_heard_with_video(tmp_path, monkeypatch) -> None:
         yield from (np.full((size, size, 3), index, np.uint8) for index in range(200))
 
     monkeypatch.setattr("unisono.media.video.iterate_video_frames", pictures)
-    heard = heard_with_video(Hearing(Watching(), None), waveform, film(0, path=path))
+    heard = heard_with_video(CachedNetwork(Watching(), None), waveform, film(0, path=path))
     assert heard["score"] == 2, "the mean of 0 to 4: no more pictures than the network takes"
     assert asked == [(path, 10, 8)]

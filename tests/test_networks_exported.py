@@ -14,8 +14,8 @@ from torch import Tensor
 
 from unisono.errors import UserError
 from unisono.evaluation.metric import MetricFailure
+from unisono.evaluation.networks.cached import CachedNetwork
 from unisono.evaluation.networks.exported import Exported
-from unisono.evaluation.networks.hearing import Hearing
 from unisono.evaluation.networks.table import load_network
 
 RATE = 16_000
@@ -109,13 +109,13 @@ def test_networks_that_watch_as_well(tmp_path: Path) -> None:
     x, frames = noise(1.5), np.full((6, 8, 8, 3), 255, np.uint8)
     expected = np.abs(x[:RATE]).mean() + 2.0
     assert network.name == "imagebind"
-    hearing = Hearing(network, tmp_path / "cache")
+    cached = CachedNetwork(network, tmp_path / "cache")
     for _ in range(2):
-        assert np.isclose(hearing.with_video(x, frames)["score"], expected, atol=1e-5)
-    darker = hearing.with_video(x, frames // 2)["score"]
-    assert (hearing.heard, hearing.remembered) == (2, 1) and darker < expected - 1
+        assert np.isclose(cached.with_video(x, frames)["score"], expected, atol=1e-5)
+    darker = cached.with_video(x, frames // 2)["score"]
+    assert (cached.heard, cached.remembered) == (2, 1) and darker < expected - 1
     with pytest.raises(MetricFailure, match="3 pictures, imagebind needs 4"):
-        hearing.with_video(x, frames[:3])
+        cached.with_video(x, frames[:3])
     with pytest.raises(MetricFailure, match="only together with a video"):
         network(x)
 

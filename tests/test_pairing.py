@@ -9,7 +9,7 @@ import pytest
 
 from judging import voice_like, write
 from unisono.errors import UserError
-from unisono.evaluation.pairing import pair
+from unisono.evaluation.pairing import pair, rate_note
 
 
 @pytest.fixture
@@ -98,3 +98,11 @@ def test_what_cannot_be_paired_is_one_clear_error(folders, tmp_path):
             pair(*arguments, "se")
     with pytest.raises(UserError, match="unknown task 'sing'"):
         pair(generated, reference, "sing")
+
+
+def test_recordings_that_hold_more_than_is_heard_are_told(folders, tmp_path):
+    items = pair(*folders, "sr").items
+    assert rate_note(items, 16_000) is None and rate_note(items, 24_000) is None
+    assert "nothing above 4000 Hz is heard; --sample-rate 16000" in rate_note(items, 8_000)
+    (tmp_path / "text.wav").write_text("not audio")
+    assert rate_note(pair(tmp_path / "text.wav", None, "sr").items, 8_000) is None

@@ -1,4 +1,4 @@
-"""Metrics that look at all clips of a task at once, through the ears of a network."""
+"""Metrics that look at all clips of a task at once, through one network."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def evaluate(
       unisono evaluate generated/ references/ --task t2a --unpaired --network clap=models/clap
       unisono evaluate speech/ --task tts --content content.jsonl
     """
-    from unisono.evaluation.pairing import pair
+    from unisono.evaluation.pairing import pair, rate_note
     from unisono.evaluation.runner import Settings
     from unisono.evaluation.runner import evaluate as run
     from unisono.evaluation.terminal import summary_text
@@ -71,8 +71,9 @@ def evaluate(
     if not task:
         raise UserError(f"--task is missing; it says which metrics fit: {', '.join(t.short for t in TASKS.values())}")
     paired = pair(generated, reference, task, inputs=inputs, content=content, unpaired=unpaired)
-    for note in paired.notes:
-        typer.echo(f"note: {note}", err=True)
+    for note in (*paired.notes, rate_note(paired.items, sample_rate)):
+        if note is not None:
+            typer.echo(f"note: {note}", err=True)
     settings = Settings(
         sample_rate=sample_rate,
         metrics=metric or None,

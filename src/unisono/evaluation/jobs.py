@@ -7,7 +7,7 @@ import logging
 import multiprocessing
 import os
 from collections.abc import Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 
 from tqdm import tqdm
@@ -16,7 +16,7 @@ from unisono.errors import UserError
 from unisono.evaluation.items import CODED, INPUT, MODEL, REFERENCE
 from unisono.evaluation.measure import ClipResult, ItemResult, Job, measure_item
 from unisono.evaluation.metric import BUG, Outcome
-from unisono.workers import default_workers, set_up_worker
+from unisono.workers import default_workers, worker_pool
 
 MAX_WORKERS = 16
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -60,7 +60,7 @@ def _run_pool(
     """Work through ``jobs`` until they end or a process dies; returns those that were under way then."""
     pending: dict[Future[ItemResult], tuple[int, Job]] = {}
     others = set(multiprocessing.active_children())
-    pool = _pool(workers)
+    pool = worker_pool(workers)
     try:
         for i, job in jobs:
             with single_threaded_children():
@@ -80,11 +80,6 @@ def _run_pool(
         raise
     finally:
         pool.shutdown(wait=not pending, cancel_futures=True)
-
-
-def _pool(workers: int) -> ProcessPoolExecutor:
-    # Spawn: forking a process that holds torch and its threads may hang.
-    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=set_up_worker)
 
 
 def _collect(pending: dict[Future[ItemResult], tuple[int, Job]], results: dict[int, ItemResult], bar: tqdm) -> bool:
@@ -113,7 +108,7 @@ def _rest(
 
 
 def _alone(job: Job) -> ItemResult:
-    with single_threaded_children(), _pool(1) as pool:
+    with single_threaded_children(), worker_pool(1) as pool:
         try:
             return pool.submit(measured, job).result()
         except BrokenProcessPool:

@@ -15,6 +15,7 @@ from unisono.data.manifest import Fields, is_seconds, load_manifest, read_jsonl
 from unisono.errors import UserError
 from unisono.evaluation.dataset_items import named_files
 from unisono.evaluation.items import EvaluationItem
+from unisono.media.audio import audio_info
 from unisono.media.locations import Location
 from unisono.tasks import get_task
 
@@ -99,6 +100,22 @@ def pair(
         if source and (unknown := [name for name in wanted if name not in source]):
             notes.append(f"{len(unknown)} items are not among the {what}: {_some(unknown)}")
     return Paired([_item(name, task, made, known, given, told, generated) for name in wanted], [], notes)
+
+
+def rate_note(items: Iterable[EvaluationItem], sample_rate: int) -> str | None:
+    """What to tell where recordings hold more than the evaluation hears."""
+    for item in items:
+        try:
+            rate = audio_info(item.reference or item.generated).sample_rate
+        except (UserError, OSError, ValueError):
+            continue  # told as a failure of the item
+        if rate <= sample_rate:
+            return None
+        return (
+            f"{item.audio_id!r} is at {rate} Hz and compared at {sample_rate} Hz: nothing above {sample_rate // 2} Hz is "
+            f"heard; --sample-rate {rate} compares it whole"
+        )
+    return None
 
 
 def recordings(source: Path, what: str, task: str) -> dict[str, Recording]:

@@ -25,13 +25,13 @@ from unisono.evaluation.catalogue import AnyMetric, metric_names, metrics_of
 from unisono.evaluation.collection import CollectionMetric
 from unisono.evaluation.items import EvaluationItem
 from unisono.evaluation.jobs import MAX_WORKERS, run_jobs, single_threaded_torch, worker_count
-from unisono.evaluation.listening import Ears, Heard, listen, load_ears
 from unisono.evaluation.measure import ItemResult, Job, Loaded, checked, load
 from unisono.evaluation.metric import BUG, Metric, MetricCard
-from unisono.evaluation.networks.hearing import default_cache
+from unisono.evaluation.networks.cached import default_cache
 from unisono.evaluation.report.page import write_report
 from unisono.evaluation.results import ITEMS_FILE, METRICS_FILE, REPORT_FILE, write_results
 from unisono.evaluation.summary import Failure, Summary, TaskSummary, summarise_task
+from unisono.evaluation.task_metrics import LoadedNetworks, TaskNumbers, load_networks, run_task_metrics
 from unisono.files import locked
 from unisono.media.audio import check_sample_rate
 from unisono.suggest import nearest
@@ -104,20 +104,21 @@ def evaluate(
     num_workers = worker_count(settings.workers, len(items))
     wanted = wanted_metrics(settings, items)
     of_tasks = [metric for metric in wanted if isinstance(metric, CollectionMetric)]
-    ears = load_ears(of_tasks, settings.networks, settings.device, settings.cache)
+    networks = load_networks(of_tasks, settings.networks, settings.device, settings.cache)
     output_dir = Path(output_dir)
     with written(output_dir):
-        results, heard = _measured(items, output_dir, settings, wanted, ears, num_workers, recode, reference_set)
+        results, heard = _measured(items, output_dir, settings, wanted, networks, num_workers, recode, reference_set)
         drop_unasked(results, heard, settings)
         cards = used_cards(wanted, heard, results, settings.sample_rate)
         tasks = summarise_tasks(items, results, cards, heard)
+        shown = {*cards, *networks.cached}
         summary = Summary(
             title=title,
             sample_rate=settings.sample_rate,
             tasks=tasks,
             cards=cards,
-            unavailable=unavailable(wanted, ears),
-            failures=(*collect_failures(items, results, tasks), *heard.unheard),
+            unavailable=unavailable(wanted, networks),
+            failures=(*collect_failures(items, results, tasks), *(f for f in heard.unheard if f.metric in shown)),
             report=output_dir / REPORT_FILE,
             metrics_file=output_dir / METRICS_FILE,
             items_file=output_dir / ITEMS_FILE,
@@ -132,18 +133,18 @@ def _measured(
     output_dir: Path,
     settings: Settings,
     wanted: Sequence[AnyMetric],
-    ears: Ears,
+    networks: LoadedNetworks,
     num_workers: int,
     recode: Recode | None,
     reference_set: Sequence[Path],
-) -> tuple[list[ItemResult], Heard]:
+) -> tuple[list[ItemResult], TaskNumbers]:
     """First single items, in worker processes; then whole tasks through networks, in this one."""
     of_items = [metric for metric in wanted if isinstance(metric, Metric)]
     of_tasks = [metric for metric in wanted if isinstance(metric, CollectionMetric)]
     jobs = make_jobs(items, output_dir, settings.sample_rate, of_items, recode)
     results = run_jobs(jobs, len(items), num_workers, settings.progress)
     threads = min(default_workers(), MAX_WORKERS) if settings.device == "cpu" else 1
-    heard = listen(items, results, of_tasks, ears, output_dir, reference_set, settings.progress, threads)
+    heard = run_task_metrics(items, results, of_tasks, networks, output_dir, reference_set, settings.progress, threads)
     return results, heard
 
 
@@ -194,7 +195,7 @@ def wanted_metrics(settings: Settings, items: Sequence[EvaluationItem]) -> list[
     return wanted
 
 
-def drop_unasked(results: Sequence[ItemResult], heard: Heard, settings: Settings) -> None:
+def drop_unasked(results: Sequence[ItemResult], heard: TaskNumbers, settings: Settings) -> None:
     """Numbers that came along with one that was asked for."""
     tables: list[dict[str, Any]] = [by_metric for result in results for by_metric in result.outcomes.values()]
     tables += [by_metric for rows in heard.sets.values() for by_metric in rows.values()]
@@ -204,13 +205,13 @@ def drop_unasked(results: Sequence[ItemResult], heard: Heard, settings: Settings
                 del table[name]
 
 
-def unavailable(wanted: Iterable[AnyMetric], ears: Ears) -> dict[str, str]:
+def unavailable(wanted: Iterable[AnyMetric], networks: LoadedNetworks) -> dict[str, str]:
     """Metrics without which the report is not complete, by name, with the reason."""
     reasons: dict[str, str] = {}
     for metric in wanted:
         reason = metric.unavailable()
         if reason is None and isinstance(metric, CollectionMetric):
-            reason = ears.absent.get(metric.network)
+            reason = networks.absent.get(metric.network)
         if reason is not None:
             reasons |= dict.fromkeys(metric_names(metric), reason)
     return reasons
@@ -273,7 +274,7 @@ def short_hash(text: str) -> str:
 
 
 def summarise_tasks(
-    items: Sequence[EvaluationItem], results: Sequence[ItemResult], cards: Mapping[str, MetricCard], heard: Heard
+    items: Sequence[EvaluationItem], results: Sequence[ItemResult], cards: Mapping[str, MetricCard], heard: TaskNumbers
 ) -> dict[str, TaskSummary]:
     """Means per task, in the order in which the tasks come first."""
     tasks = {}
@@ -284,7 +285,7 @@ def summarise_tasks(
 
 
 def used_cards(
-    metrics: Iterable[AnyMetric], heard: Heard, results: Sequence[ItemResult], sample_rate: int
+    metrics: Iterable[AnyMetric], heard: TaskNumbers, results: Sequence[ItemResult], sample_rate: int
 ) -> dict[str, MetricCard]:
     """Cards of the numbers that some row has, in the order of the columns."""
     used = {name for result in results for by_metric in result.outcomes.values() for name in by_metric}

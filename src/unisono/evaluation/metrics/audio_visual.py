@@ -18,7 +18,7 @@ from unisono.errors import UserError
 from unisono.evaluation.collection import Arrays, Clips, CollectionMetric, CollectionResult, each_item, listener
 from unisono.evaluation.items import EvaluationItem
 from unisono.evaluation.metric import MetricCard, MetricFailure, NotApplicable
-from unisono.evaluation.networks.hearing import Hearing
+from unisono.evaluation.networks.cached import CachedNetwork
 from unisono.evaluation.networks.network import AudioNetwork
 from unisono.media.locations import Location
 
@@ -33,11 +33,11 @@ def video_of(item: EvaluationItem) -> Location | None:
     return next((item.files[name] for name in VIDEOS if name in item.files), None)
 
 
-def heard_with_video(hearing: Hearing, waveform: np.ndarray, item: EvaluationItem) -> Arrays:
+def heard_with_video(cached: CachedNetwork, waveform: np.ndarray, item: EvaluationItem) -> Arrays:
     """What a network makes of a recording ``(S,)`` at its rate together with the item's pictures.
 
     Args:
-        hearing: of a network with ``video`` and ``with_video``.
+        cached: of a network with ``video`` and ``with_video``.
         waveform: float32.
         item: whose video it is.
 
@@ -45,9 +45,9 @@ def heard_with_video(hearing: Hearing, waveform: np.ndarray, item: EvaluationIte
         NotApplicable: the item has no video.
         MetricFailure: the network takes no video, the video cannot be read, or one of both is too short.
     """
-    video = getattr(hearing.network, "video", None)
+    video = getattr(cached.network, "video", None)
     if video is None:
-        raise MetricFailure(f"{hearing.network.name} was exported without a video input")
+        raise MetricFailure(f"{cached.network.name} was exported without a video input")
     location = video_of(item)
     if location is None:
         raise NotApplicable("the item has no video")
@@ -59,7 +59,7 @@ def heard_with_video(hearing: Hearing, waveform: np.ndarray, item: EvaluationIte
         frames = list(islice(iterate_video_frames(location, video.frame_rate_hz, video.size), video.num_frames))
     except UserError as error:
         raise MetricFailure(str(error)) from error
-    return hearing.with_video(waveform, np.stack(frames))
+    return cached.with_video(waveform, np.stack(frames))
 
 
 def desync_s(logits: np.ndarray) -> float:

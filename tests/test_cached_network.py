@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from unisono.evaluation.metric import MetricFailure
-from unisono.evaluation.networks import hearing as hearing_module
-from unisono.evaluation.networks.hearing import Hearing, default_cache
+from unisono.evaluation.networks import cached as cached_module
+from unisono.evaluation.networks.cached import CachedNetwork, default_cache
 from unisono.evaluation.networks.mel_statistics import MelStatistics
 from unisono.evaluation.networks.network import AudioNetwork
 
@@ -49,7 +49,7 @@ def stored(cache: Path) -> list[Path]:
 
 def test_what_an_older_version_heard_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     waveform = np.tile(clip(), 100)
-    Hearing(MelStatistics(), tmp_path)(waveform)
+    CachedNetwork(MelStatistics(), tmp_path)(waveform)
     for place, value in (
         ("unisono.__version__", "next"),
         ("unisono.evaluation.networks.mel_statistics.MelStatistics.version", "next"),
@@ -57,20 +57,20 @@ def test_what_an_older_version_heard_is_not_taken(tmp_path: Path, monkeypatch: p
     ):
         with monkeypatch.context() as changed:
             changed.setattr(place, value)
-            later = Hearing(MelStatistics(), tmp_path)
+            later = CachedNetwork(MelStatistics(), tmp_path)
             later(waveform)
             assert (later.heard, later.remembered) == (1, 0), place
-    same = Hearing(MelStatistics(), tmp_path)
+    same = CachedNetwork(MelStatistics(), tmp_path)
     same(waveform)
     assert (same.heard, same.remembered) == (0, 1)
 
 
 def test_nothing_is_heard_twice(tmp_path: Path) -> None:
     ear = Ear(says="glöckchen \U0001f514 läuten")
-    first = Hearing(ear, tmp_path)
+    first = CachedNetwork(ear, tmp_path)
     before = [first(clip(seed)) for seed in (0, 1, 0)]
     assert (first.heard, first.remembered, ear.calls) == (2, 1, 2) and len(stored(tmp_path)) == 2
-    later = Hearing(Ear(says="something else"), tmp_path)
+    later = CachedNetwork(Ear(says="something else"), tmp_path)
     for seed, expected in zip((0, 1, 0), before, strict=True):
         found = later(clip(seed).astype(np.float64))  # the same samples
         assert found.keys() == expected.keys()
@@ -81,39 +81,39 @@ def test_nothing_is_heard_twice(tmp_path: Path) -> None:
 
 
 def test_other_sounds_and_other_weights_are_heard_anew(tmp_path: Path) -> None:
-    Hearing(Ear(), tmp_path)(clip())
+    CachedNetwork(Ear(), tmp_path)(clip())
     changed = clip()
     changed[50] = np.nextafter(changed[50], 9, dtype=np.float32)
     for ear, x in ((Ear(), changed), (Ear("b" * 64), clip()), (Ear(), clip()[:-1])):
-        hearing = Hearing(ear, tmp_path)
-        hearing(x)
-        assert (hearing.heard, hearing.remembered) == (1, 0)
+        cached = CachedNetwork(ear, tmp_path)
+        cached(x)
+        assert (cached.heard, cached.remembered) == (1, 0)
 
 
 def test_without_a_folder_nothing_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    hearing = Hearing(Ear(), None)
-    assert np.array_equal(hearing(clip())["embedding"], hearing(clip())["embedding"])
-    assert hearing.heard == 2 and not list(tmp_path.iterdir())
+    cached = CachedNetwork(Ear(), None)
+    assert np.array_equal(cached(clip())["embedding"], cached(clip())["embedding"])
+    assert cached.heard == 2 and not list(tmp_path.iterdir())
     monkeypatch.setenv("UNISONO_CACHE", str(tmp_path / "chosen"))
-    assert default_cache() == tmp_path / "chosen" / "hearing"
+    assert default_cache() == tmp_path / "chosen" / "embeddings"
 
 
 def test_failures_are_not_kept(tmp_path: Path) -> None:
-    hearing = Hearing(Ear(), tmp_path)
+    cached = CachedNetwork(Ear(), tmp_path)
     for _ in range(2):
         with pytest.raises(MetricFailure, match="too short"):
-            hearing(clip()[:5])
+            cached(clip()[:5])
     x = clip()
     x[0] = np.nan
     with pytest.raises(MetricFailure, match="ear gave NaN or infinite values"):
-        hearing(x)
+        cached(x)
     assert not stored(tmp_path)
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "text", "flipped", "npy", "no arrays", "folder"])
 def test_damaged_files_are_written_anew(damage: str, tmp_path: Path) -> None:
-    expected = Hearing(Ear(), tmp_path)(clip())
+    expected = CachedNetwork(Ear(), tmp_path)(clip())
     (path,) = stored(tmp_path)
     whole = path.read_bytes()
     if damage == "folder":
@@ -128,19 +128,19 @@ def test_damaged_files_are_written_anew(damage: str, tmp_path: Path) -> None:
         at = whole.index(b"\x93NUMPY") + 130
         flipped = whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :]
         path.write_bytes({"cut": whole[:-30], "empty": b"", "text": b"text", "flipped": flipped}[damage])
-    hearing = Hearing(Ear(), tmp_path)
-    assert np.array_equal(hearing(clip())["embedding"], expected["embedding"])
-    assert (hearing.heard, hearing.remembered) == (1, 0)
+    cached = CachedNetwork(Ear(), tmp_path)
+    assert np.array_equal(cached(clip())["embedding"], expected["embedding"])
+    assert (cached.heard, cached.remembered) == (1, 0)
     if damage != "folder":
         assert path.read_bytes() == whole
 
 
 def test_pickles_are_not_opened(tmp_path: Path) -> None:
-    Hearing(Ear(), tmp_path)(clip())
+    CachedNetwork(Ear(), tmp_path)(clip())
     (path,) = stored(tmp_path)
     np.savez(path, embedding=np.array([{"rogue": 1}], dtype=object))
-    hearing = Hearing(Ear(), tmp_path)
-    assert hearing(clip())["embedding"].dtype.kind == "f" and hearing.heard == 1
+    cached = CachedNetwork(Ear(), tmp_path)
+    assert cached(clip())["embedding"].dtype.kind == "f" and cached.heard == 1
 
 
 @pytest.mark.parametrize("reason", ["full disk", "read-only", "a file in the way"])
@@ -155,40 +155,40 @@ def test_a_folder_that_takes_nothing_is_said_once(
             stream.write(b"some")  # type: ignore[attr-defined]
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        monkeypatch.setattr(hearing_module.np, "savez", full)
+        monkeypatch.setattr(cached_module.np, "savez", full)
     else:
 
         def refuse(*args: object, **options: object) -> None:
             raise PermissionError(errno.EACCES, "Permission denied")
 
         monkeypatch.setattr(Path, "mkdir", refuse)
-    hearing = Hearing(Ear(), tmp_path / "cache")
+    cached = CachedNetwork(Ear(), tmp_path / "cache")
     with caplog.at_level(logging.WARNING):
-        heard = [hearing(clip(seed))["embedding"] for seed in (0, 1, 0)]
-    assert np.array_equal(heard[0], heard[2]) and hearing.heard == 3
+        heard = [cached(clip(seed))["embedding"] for seed in (0, 1, 0)]
+    assert np.array_equal(heard[0], heard[2]) and cached.heard == 3
     assert len(caplog.records) == 1 and "cannot be written" in caplog.text and "is not kept" in caplog.text
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.name != "cache"]
 
 
 def test_what_is_there_is_read_where_nothing_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    Hearing(Ear(), tmp_path)(clip())
+    CachedNetwork(Ear(), tmp_path)(clip())
 
     def refuse(*args: object, **options: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(hearing_module, "replaced_file", refuse)
-    hearing = Hearing(Ear(), tmp_path)
-    hearing(clip(1))
-    hearing(clip(0))
-    assert (hearing.heard, hearing.remembered) == (1, 1)
+    monkeypatch.setattr(cached_module, "replaced_file", refuse)
+    cached = CachedNetwork(Ear(), tmp_path)
+    cached(clip(1))
+    cached(clip(0))
+    assert (cached.heard, cached.remembered) == (1, 1)
 
 
 def hear_all(cache: Path, rounds: int) -> list[float]:
     """In a process of its own; every second round the file is damaged under the others' eyes."""
     sums = []
     for i in range(rounds):
-        hearing = Hearing(Ear(), cache)
-        sums.append(float(sum(hearing(clip(seed))["embedding"].sum() for seed in range(4))))
+        cached = CachedNetwork(Ear(), cache)
+        sums.append(float(sum(cached(clip(seed))["embedding"].sum() for seed in range(4))))
         if i % 2:
             for path in stored(cache)[:2]:
                 path.unlink(missing_ok=True)
@@ -196,7 +196,7 @@ def hear_all(cache: Path, rounds: int) -> list[float]:
 
 
 def test_processes_may_share_a_folder(tmp_path: Path) -> None:
-    expected = float(sum(Hearing(Ear(), None)(clip(seed))["embedding"].sum() for seed in range(4)))
+    expected = float(sum(CachedNetwork(Ear(), None)(clip(seed))["embedding"].sum() for seed in range(4)))
     with multiprocessing.get_context("fork").Pool(3) as pool:
         results = pool.starmap(hear_all, [(tmp_path, 20)] * 3)
     assert {value for sums in results for value in sums} == {expected}
@@ -204,9 +204,9 @@ def test_processes_may_share_a_folder(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
-    Hearing(Ear(), tmp_path)(clip())
+    CachedNetwork(Ear(), tmp_path)(clip())
     (path,) = stored(tmp_path)
     left = path.with_name(f".{path.name}.999999999.1.tmp")
     left.write_bytes(b"half")
-    Hearing(Ear(), tmp_path)
+    CachedNetwork(Ear(), tmp_path)
     assert not left.exists() and path.exists()

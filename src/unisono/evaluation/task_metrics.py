@@ -21,7 +21,7 @@ from unisono.evaluation.jobs import single_threaded_torch
 from unisono.evaluation.measure import ItemResult, load
 from unisono.evaluation.metric import BUG, MetricCard, MetricFailure, NotApplicable, Outcome, SetOutcome
 from unisono.evaluation.metrics.audio_visual import heard_with_video
-from unisono.evaluation.networks.hearing import Hearing
+from unisono.evaluation.networks.cached import CachedNetwork
 from unisono.evaluation.networks.network import AudioNetwork
 from unisono.evaluation.networks.table import NETWORKS, load_network, why_absent
 from unisono.evaluation.summary import Failure
@@ -34,19 +34,21 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Ears:
+class LoadedNetworks:
     """The networks of an evaluation, loaded, and why the others are not.
 
     Attributes:
-        hearing: by name.
+        cached: by name.
         absent: reason by name.
     """
 
-    hearing: dict[str, Hearing] = field(default_factory=dict)
+    cached: dict[str, CachedNetwork] = field(default_factory=dict)
     absent: dict[str, str] = field(default_factory=dict)
 
 
-def load_ears(metrics: Iterable[CollectionMetric], sources: Mapping[str, Any], device: str, cache: Path | None) -> Ears:
+def load_networks(
+    metrics: Iterable[CollectionMetric], sources: Mapping[str, Any], device: str, cache: Path | None
+) -> LoadedNetworks:
     """Load the networks that metrics need, before anything else takes time.
 
     Raises:
@@ -55,18 +57,18 @@ def load_ears(metrics: Iterable[CollectionMetric], sources: Mapping[str, Any], d
     for name in sources:
         if name not in NETWORKS:
             raise UserError(f"networks.{name}: there is no such network; {did_you_mean(name, NETWORKS)}")
-    ears = Ears()
+    networks = LoadedNetworks()
     for name in dict.fromkeys(metric.network for metric in metrics):
         source = sources.get(name)
         if (reason := why_absent(name, source)) is not None:
-            ears.absent[name] = reason
+            networks.absent[name] = reason
         else:
-            ears.hearing[name] = Hearing(load_network(name, source, device), cache)
-    return ears
+            networks.cached[name] = CachedNetwork(load_network(name, source, device), cache)
+    return networks
 
 
 @dataclass
-class Heard:
+class TaskNumbers:
     """What the metrics of whole tasks gave, beside what they wrote into the items' results.
 
     Attributes:
@@ -80,31 +82,31 @@ class Heard:
     unheard: list[Failure] = field(default_factory=list)
 
 
-def listen(
+def run_task_metrics(
     items: Sequence[EvaluationItem],
     results: Sequence[ItemResult],
     metrics: Sequence[CollectionMetric],
-    ears: Ears,
+    networks: LoadedNetworks,
     output_dir: Path,
     others: Sequence[Path] = (),
     progress: bool = True,
     threads: int = 1,
-) -> Heard:
+) -> TaskNumbers:
     """Run every metric whose network is there over every task that it is for; outcomes of items go into ``results``.
 
     Args:
         items, results: as measured; a clip that could not be judged there is not heard either.
         metrics: of whole tasks.
-        ears: networks.
+        networks: loaded; metrics of absent ones are left out.
         output_dir: where the coded references lie.
         others: recordings that stand for the reference without belonging to an item.
         progress: show a progress bar.
         threads: clips that are heard at a time. On a CPU several clips on a thread each are far quicker than one clip
             on several threads, and what one thread computes does not depend on how many there are.
     """
-    heard = Heard()
+    heard = TaskNumbers()
     usable = [metric for metric in metrics if metric.unavailable() is None]
-    for name, hearing in ears.hearing.items():
+    for name, cached in networks.cached.items():
         for task in dict.fromkeys(item.task for item in items):
             chosen = [(item, result) for item, result in zip(items, results, strict=True) if item.task == task]
             wanted = [m for m in usable if m.network == name and any(m.applies_to(item) for item, _ in chosen)]
@@ -118,16 +120,16 @@ def listen(
                     single_threaded_torch() if threads > 1 else nullcontext(),
                     ThreadPoolExecutor(threads) as pool,
                 ):
-                    room = _Room(chosen, hearing, output_dir, with_video, bar, pool)
-                    apart = [] if with_video else room.reference_set(others)
-                    rows = room.rows([arrays for _, arrays in apart if not isinstance(arrays, str)], fields)
+                    clips = _TaskClips(chosen, cached, output_dir, with_video, bar, pool)
+                    apart = [] if with_video else clips.reference_set(others)
+                    rows = clips.rows([arrays for _, arrays in apart if not isinstance(arrays, str)], fields)
                 heard.unheard += [
                     Failure(task, f"reference set: {path.name}", MODEL, name, reason)
                     for path, reason in apart
                     if isinstance(reason, str)
                 ]
                 for metric in of_kind:
-                    _run(metric, hearing.network, task, chosen, rows, heard)
+                    _run(metric, cached.network, task, chosen, rows, heard)
     return heard
 
 
@@ -137,7 +139,7 @@ def _run(
     task: str,
     chosen: Sequence[tuple[EvaluationItem, ItemResult]],
     rows: Mapping[str, Clips],
-    heard: Heard,
+    heard: TaskNumbers,
 ) -> None:
     read = {"resampler": "soxr HQ", "channels": "averaged", "coded_reference": "as written for the player (FLAC)"}
     cards = {card.name: replace(card, parameters=card.parameters | read) for card in metric.cards(network)}
@@ -179,11 +181,11 @@ def _failed(cards: Iterable[MetricCard], clips: Clips, reason: str) -> Collectio
 
 
 @dataclass(frozen=True)
-class _Room:
+class _TaskClips:
     """One network listening to one task's clips, with their videos or without."""
 
     chosen: Sequence[tuple[EvaluationItem, ItemResult]]
-    hearing: Hearing
+    cached: CachedNetwork
     output_dir: Path
     with_video: bool
     bar: tqdm
@@ -236,19 +238,19 @@ class _Room:
         return list(zip(others, self.pool.map(lambda path: self._arrays(path, None), others), strict=True))
 
     def _arrays(self, source: Source, item: EvaluationItem | None) -> Arrays | str:
-        loaded = load(source, self.hearing.network.sample_rate)
+        loaded = load(source, self.cached.network.sample_rate)
         self.bar.update()
         if loaded.waveform is None or loaded.problem:
             return loaded.problem
         try:
             if self.with_video:
                 assert item is not None
-                return heard_with_video(self.hearing, loaded.waveform, item)
-            return self.hearing(loaded.waveform)
+                return heard_with_video(self.cached, loaded.waveform, item)
+            return self.cached(loaded.waveform)
         except (MetricFailure, NotApplicable) as reason:
             return str(reason)
         except Exception as error:  # a network that runs out of memory on one long clip has heard the others
-            name = self.hearing.network.name
+            name = self.cached.network.name
             logger.exception("unexpected error in %s at %s", name, source)
             return f"{BUG} in {name} ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
 

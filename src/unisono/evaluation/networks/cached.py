@@ -24,11 +24,11 @@ _DAMAGED = (OSError, ValueError, TypeError, EOFError, LookupError, NotImplemente
 
 
 def default_cache() -> Path:
-    """``hearing`` in the project's cache folder (``unisono.files.cache_dir``)."""
-    return cache_dir() / "hearing"
+    """``embeddings`` in the project's cache folder (``unisono.files.cache_dir``)."""
+    return cache_dir() / "embeddings"
 
 
-class Hearing:
+class CachedNetwork:
     """A network with a memory.
 
     Several processes may share the folder: a file appears whole or not at all, and whoever writes last writes the same
