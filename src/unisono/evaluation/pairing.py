@@ -112,8 +112,8 @@ def rate_note(items: Iterable[EvaluationItem], sample_rate: int) -> str | None:
         if rate <= sample_rate:
             return None
         return (
-            f"{item.audio_id!r} is at {rate} Hz and compared at {sample_rate} Hz: nothing above {sample_rate // 2} Hz is "
-            f"heard; --sample-rate {rate} compares it whole"
+            f"{item.audio_id!r} is at {rate} Hz and compared at {sample_rate} Hz: nothing above {sample_rate // 2} Hz "
+            f"is heard; --sample-rate {rate} compares it whole"
         )
     return None
 
