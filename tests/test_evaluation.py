@@ -20,8 +20,9 @@ from unisono.evaluation.items import CODED, INPUT, MODEL, EvaluationItem
 from unisono.evaluation.metric import BUG, Outcome
 from unisono.evaluation.metrics.mel_distance import MelDistance
 from unisono.evaluation.metrics.stoi import Stoi
+from unisono.evaluation.output_folder import folder_names
 from unisono.evaluation.run import _recoder
-from unisono.evaluation.runner import evaluate, folder_names
+from unisono.evaluation.runner import evaluate
 from unisono.evaluation.summary import best_row, mean_of
 from unisono.evaluation.terminal import summary_text
 from unisono.files import locked

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from test_metrics_sets import Ear
 from unisono.evaluation.collection import Clips
 from unisono.evaluation.items import EvaluationItem
 from unisono.evaluation.metric import MetricFailure, NotApplicable
@@ -23,24 +24,11 @@ from unisono.evaluation.metrics.word_error_rate import (
     word_errors,
 )
 from unisono.evaluation.networks.cached import CachedNetwork
-from unisono.evaluation.networks.network import AudioNetwork
 from unisono.evaluation.networks.sidecar import VideoInput
 from unisono.media.locations import Location
 
 jiwer = pytest.importorskip("jiwer")
 pytest.importorskip("whisper_normalizer")
-
-
-class Ear(AudioNetwork):
-    name = "ear"
-    sample_rate = 16_000
-    fingerprint = "f"
-    implementation = "ear"
-    version = "1"
-    parameters = {"checkpoint": "abc"}  # noqa: RUF012
-
-    def __call__(self, waveform: np.ndarray):
-        raise AssertionError("metrics work on what was heard, they do not listen")
 
 
 def item(index: int, text: object = None, **fields) -> EvaluationItem:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +10,15 @@ from typing import Any, ClassVar
 import numpy as np
 
 from unisono.evaluation.items import EvaluationItem
-from unisono.evaluation.metric import MetricCard, MetricFailure, NotApplicable, NoValue, Outcome, SetOutcome
+from unisono.evaluation.metric import (
+    MetricCard,
+    MetricFailure,
+    NotApplicable,
+    NoValue,
+    Outcome,
+    SetOutcome,
+    why_not_installed,
+)
 from unisono.evaluation.networks.network import AudioNetwork
 
 Arrays = Mapping[str, np.ndarray]
@@ -148,8 +155,7 @@ class CollectionMetric(ABC):
 
     def unavailable(self) -> str | None:
         """Why it cannot run here whatever the network, or None."""
-        absent = [name for name in self.libraries if not importlib.util.find_spec(name)]
-        return f"{' and '.join(absent)} not installed; run: pip install 'unisono[eval]'" if absent else None
+        return why_not_installed(self.libraries)
 
 
 def each_item(

@@ -82,12 +82,10 @@ def evaluate(
         device=str(choose_device(device)),
         workers=workers,
     )
-    name = title or f"{generated.resolve().name}, {get_task(task).name.replace('_', ' ')}"
-    facts = {"Generated": generated.resolve().name}
-    facts |= {"Reference": reference.resolve().name} if reference is not None else {}
-    typer.echo(
-        summary_text(run(paired.items, output, settings, title=name, reference_set=paired.reference_set, facts=facts))
-    )
+    heading = title or f"{generated.resolve().name}, {get_task(task).name.replace('_', ' ')}"
+    facts = {"Generated": generated.resolve().name, "Reference": reference.resolve().name if reference else "none"}
+    summary = run(paired.items, output, settings, title=heading, reference_set=paired.reference_set, facts=facts)
+    typer.echo(summary_text(summary))
 
 
 def _name_and_path(entry: str) -> tuple[str, str]:

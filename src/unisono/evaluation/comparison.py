@@ -27,10 +27,10 @@ from unisono.evaluation.comparability import (
 from unisono.evaluation.items import MODEL, REFERENCE, EvaluationItem
 from unisono.evaluation.measure import ClipResult, ItemResult
 from unisono.evaluation.metric import MetricCard, SetOutcome
+from unisono.evaluation.output_folder import folder_names, written
 from unisono.evaluation.report.page import write_report
 from unisono.evaluation.report.views import Layout
-from unisono.evaluation.results import Stored, item_record, read_results
-from unisono.evaluation.runner import collect_failures, folder_names, written
+from unisono.evaluation.results import ITEMS_FILE, REPORT_FILE, Stored, collect_failures, item_record, read_results
 from unisono.evaluation.summary import Summary, summarise_task, to_json, write_text
 
 
@@ -211,9 +211,9 @@ def _summary(
         cards={name: card for name, card in cards.items() if name in used},
         unavailable={name: why for one in stored.values() for name, why in one.unavailable.items()},
         failures=tuple(collect_failures(items, results, tasks)),
-        report=output_dir / "report.html",
+        report=output_dir / REPORT_FILE,
         metrics_file=output_dir / "comparison.json",
-        items_file=output_dir / "items.jsonl",
+        items_file=output_dir / ITEMS_FILE,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from unisono.evaluation.catalogue import Entry, entries
+from unisono.evaluation.metric import ARROWS
 from unisono.evaluation.networks.table import NETWORKS
 from unisono.tasks import TASKS, get_task
 
@@ -39,7 +40,7 @@ def catalogue_markdown(task: str | None = None) -> str:
     for (definition, blind_to, source, unit, direction, value_range, scope), of_group in groups.items():
         names = ", ".join(f"`{entry.card.name}`" for entry in of_group)
         tasks = " ".join(dict.fromkeys(short for entry in of_group for short in _tasks(entry).split()))
-        arrow = {"lower": "↓", "higher": "↑"}[direction]
+        arrow = ARROWS[direction]
         of = "" if scope == "item" else " One number of all items together."
         cells = (names, tasks, f"{unit} {arrow}".strip(), f"{definition}{of} Range: {value_range}.", blind_to, source)
         lines.append("| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |")

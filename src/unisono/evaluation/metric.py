@@ -11,7 +11,7 @@ import importlib.metadata
 import importlib.util
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from unisono.evaluation.items import EvaluationItem, Sample
 
 logger = logging.getLogger(__name__)
+
+ARROWS = {"lower": "↓", "higher": "↑"}
+"""Signs of a card's direction, in every table."""
 
 FRAME_LOCKED_TASKS = frozenset(
     {"speech_enhancement", "audio_super_resolution", "singing_acoustic_modeling", "video_to_audio"}
@@ -106,8 +109,7 @@ class Metric(ABC):
 
     def unavailable(self) -> str | None:
         """Why it cannot run here, or None."""
-        absent = [name for name in self.libraries if not importlib.util.find_spec(name)]
-        return f"{' and '.join(absent)} not installed; run: pip install 'unisono[eval]'" if absent else None
+        return why_not_installed(self.libraries)
 
 
 @dataclass(frozen=True)
@@ -166,6 +168,12 @@ def measure(metric: Metric, sample: Sample) -> dict[str, Outcome]:
         return dict.fromkeys(names, Outcome("failed", reason=f"{BUG} ({type(error).__name__}: {error}) {where}"))
     assert set(values) == set(names), f"{type(metric).__name__} gave {list(values)}, its cards are {names}"
     return {name: Outcome.of(values[name]) for name in names}
+
+
+def why_not_installed(libraries: Iterable[str]) -> str | None:
+    """Which modules of the `eval` extra are absent, with the remedy, or None; nothing is imported to find out."""
+    absent = [name for name in libraries if not importlib.util.find_spec(name)]
+    return f"{' and '.join(absent)} not installed; run: pip install 'unisono[eval]'" if absent else None
 
 
 def library_version(name: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from unisono.errors import UserError
 from unisono.evaluation.items import EvaluationItem
 from unisono.evaluation.measure import ClipResult, ItemResult
 from unisono.evaluation.metric import MetricCard, Outcome
-from unisono.evaluation.summary import Mean, Summary, to_json, write_text
+from unisono.evaluation.summary import Failure, Mean, Summary, TaskSummary, to_json, write_text
 
 METRICS_FILE, ITEMS_FILE, REPORT_FILE = "metrics.json", "items.jsonl", "report.html"
 FORMAT = 2
@@ -27,6 +27,22 @@ def write_results(summary: Summary, items: Sequence[EvaluationItem], results: Se
     lines = (to_json(item_record(item, result)) + "\n" for item, result in zip(items, results, strict=True))
     write_text(summary.items_file, "".join(lines))
     write_text(summary.metrics_file, to_json(summary_as_dict(summary), indent=2) + "\n")
+
+
+def collect_failures(
+    items: Sequence[EvaluationItem], results: Sequence[ItemResult], tasks: Mapping[str, TaskSummary]
+) -> Iterator[Failure]:
+    """Every number that could not be had; of all items together under an empty id."""
+    for item, result in zip(items, results, strict=True):
+        for row, by_metric in result.outcomes.items():
+            for metric, outcome in by_metric.items():
+                if outcome.status == "failed":
+                    yield Failure(item.task, item.audio_id, row, metric, outcome.reason)
+    for task, summary in tasks.items():
+        for row, means in summary.means.items():
+            for metric, mean in means.items():
+                if mean.problem:
+                    yield Failure(task, "", row, metric, mean.problem)
 
 
 def summary_as_dict(summary: Summary) -> dict[str, Any]:

@@ -9,11 +9,8 @@ output_dir/
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,11 +25,11 @@ from unisono.evaluation.jobs import MAX_WORKERS, run_jobs, single_threaded_torch
 from unisono.evaluation.measure import ItemResult, Job, Loaded, checked, load
 from unisono.evaluation.metric import BUG, Metric, MetricCard
 from unisono.evaluation.networks.cached import default_cache
+from unisono.evaluation.output_folder import folder_names, written
 from unisono.evaluation.report.page import write_report
-from unisono.evaluation.results import ITEMS_FILE, METRICS_FILE, REPORT_FILE, write_results
-from unisono.evaluation.summary import Failure, Summary, TaskSummary, summarise_task
+from unisono.evaluation.results import ITEMS_FILE, METRICS_FILE, REPORT_FILE, collect_failures, write_results
+from unisono.evaluation.summary import Summary, TaskSummary, summarise_task
 from unisono.evaluation.task_metrics import LoadedNetworks, TaskNumbers, load_networks, run_task_metrics
-from unisono.files import locked
 from unisono.media.audio import check_sample_rate
 from unisono.suggest import nearest
 from unisono.workers import default_workers
@@ -148,22 +145,6 @@ def _measured(
     return results, heard
 
 
-@contextmanager
-def written(output_dir: Path) -> Iterator[None]:
-    """Hold a folder of results while they are written: nobody else may, and what its disk refuses is one error."""
-    try:
-        output_dir.mkdir(parents=True, exist_ok=True)
-        for name in (METRICS_FILE, ITEMS_FILE, REPORT_FILE):
-            if (output_dir / name).is_dir():
-                raise UserError(f"{output_dir / name} is a folder; name another output folder")
-        with locked(output_dir / ".lock", refusal=f"{output_dir}: another evaluation is writing there; wait for it"):
-            yield
-    except OSError as error:
-        raise UserError(
-            f"{output_dir}: cannot be written ({error}); name another output folder, or make room"
-        ) from error
-
-
 def check_items(items: Sequence[EvaluationItem]) -> None:
     """Ids name files and join results: each must be unique within its task."""
     if not items:
@@ -245,34 +226,6 @@ def code_reference(reference: Loaded, recode: Recode) -> Loaded:
         return Loaded(None, f"{BUG} in the autoencoder ({type(error).__name__}: {error})")
 
 
-def folder_names(items: Sequence[EvaluationItem]) -> list[str]:
-    """``TASK/ITEM`` for every item: letters, digits, "-" and "_" only, so that any file system and any URL takes it.
-
-    An id that had to be changed carries a hash of the original, and so do ids that would differ in case alone.
-    """
-    taken: set[str] = set()
-    names = []
-    for item in items:
-        task, name = safe_name(item.task), safe_name(item.audio_id)
-        if f"{task}/{name}".casefold() in taken:
-            name = f"{name}-{short_hash(item.audio_id)}"
-        assert f"{task}/{name}".casefold() not in taken, "two ids with one hash"
-        taken.add(f"{task}/{name}".casefold())
-        names.append(f"{task}/{name}")
-    return names
-
-
-def safe_name(text: str) -> str:
-    plain = re.sub(r"[^A-Za-z0-9_-]+", "_", text)[:60]
-    # Windows cannot have files of these names.
-    reserved = re.fullmatch(r"(?i)con|prn|aux|nul|com\d|lpt\d", plain)
-    return plain if plain == text and not reserved else f"{plain}-{short_hash(text)}"
-
-
-def short_hash(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", errors="surrogatepass")).hexdigest()[:12]
-
-
 def summarise_tasks(
     items: Sequence[EvaluationItem], results: Sequence[ItemResult], cards: Mapping[str, MetricCard], heard: TaskNumbers
 ) -> dict[str, TaskSummary]:
@@ -298,19 +251,3 @@ def used_cards(
         else:
             cards |= {name: heard.cards[name] for name in metric.names if name in heard.cards}
     return {name: card for name, card in cards.items() if name in used}
-
-
-def collect_failures(
-    items: Sequence[EvaluationItem], results: Sequence[ItemResult], tasks: Mapping[str, TaskSummary]
-) -> Iterator[Failure]:
-    """Every number that could not be had; of all items together under an empty id."""
-    for item, result in zip(items, results, strict=True):
-        for row, by_metric in result.outcomes.items():
-            for metric, outcome in by_metric.items():
-                if outcome.status == "failed":
-                    yield Failure(item.task, item.audio_id, row, metric, outcome.reason)
-    for task, summary in tasks.items():
-        for row, means in summary.means.items():
-            for metric, mean in means.items():
-                if mean.problem:
-                    yield Failure(task, "", row, metric, mean.problem)

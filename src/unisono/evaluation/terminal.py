@@ -9,10 +9,9 @@ from collections.abc import Sequence
 from unisono.evaluation.bootstrap import Difference
 from unisono.evaluation.comparison import Comparison
 from unisono.evaluation.items import MODEL, ROW_TITLES
-from unisono.evaluation.metric import BUG, MetricCard
+from unisono.evaluation.metric import ARROWS, BUG, MetricCard
 from unisono.evaluation.summary import Mean, Summary, TaskSummary
 
-ARROWS = {"lower": "↓", "higher": "↑"}
 _REASONS = 5
 _TOLD = ("_db", "_s", "_ms", "_percent", "_cents", "_semitones")
 """Units that a name ends in."""

@@ -6,6 +6,7 @@ metrics are heard by `heard_with_video`.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -89,9 +90,9 @@ class _WithVideo(CollectionMetric):
 
         return CollectionResult(items=each_item(clips, self.names, judge))
 
+    @abstractmethod
     def value(self, heard: np.ndarray) -> float:
         """The metric's number from the network's array."""
-        raise NotImplementedError
 
     def _card(self, network: AudioNetwork, direction: Literal["lower", "higher"], **fields: Any) -> MetricCard:
         return MetricCard(

@@ -12,6 +12,7 @@ import unisono
 from unisono.evaluation.bootstrap import METHOD, Difference
 from unisono.evaluation.items import EvaluationItem
 from unisono.evaluation.measure import ItemResult
+from unisono.evaluation.metric import ARROWS
 from unisono.evaluation.report import curves
 from unisono.evaluation.report.cards import detail_text, item_view, worst_first
 from unisono.evaluation.report.distributions import Value
@@ -56,7 +57,7 @@ def write_report(
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
-    environment.globals.update(arrow={"lower": "↓", "higher": "↑"}, direction_words=DIRECTION_WORDS)
+    environment.globals.update(arrow=ARROWS, direction_words=DIRECTION_WORDS)
     template = environment.from_string((package / "report.html.jinja").read_text(encoding="utf-8"))
     training = curves.read_history(history)
     shared = common_details(items)
