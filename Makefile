@@ -13,6 +13,8 @@ FAST ?=
 SLOW ?=
 RUN := $(if $(FAST),demo_fast,demo)
 EXP := experiments/$(RUN)
+# A quarter of the corpus and of the test items for a quick look, beside the whole one.
+DATA := $(if $(FAST),data/quarter,data)
 # Waiting threads spin for a tenth of the default time: no slower on a free machine, far faster on a busy one.
 export GOMP_SPINCOUNT ?= 30000
 
@@ -40,14 +42,14 @@ virtualenv: # for a Python whose venv module lacks pip (Debian without python3-v
 	rm -rf $(VENV)-bootstrap
 
 demo: $(STAMP) ## Corpus, training, generation, evaluation, report (FAST=1: about two minutes)
-	$(BIN)/unisono prepare mini --out data/mini
-	$(BIN)/python train.py experiment=$(RUN)
-	$(BIN)/python inference.py exp_dir=$(EXP)
+	$(BIN)/unisono prepare mini --out $(DATA)/mini $(if $(FAST),--share 0.25)
+	$(BIN)/python train.py experiment=$(RUN) data_root=$(DATA)
+	$(BIN)/python inference.py exp_dir=$(EXP) data_root=$(DATA)
 	$(BIN)/unisono generate t2a "two low knocks, then a rising whistle" --model $(EXP)/model -o $(EXP)/generated/knocks.wav --duration 2 --seed 3
 	$(BIN)/unisono generate tts "Hello there. How are you?" --model $(EXP)/model -o $(EXP)/generated/hello.wav --speaker en-us
 	$(BIN)/unisono generate "remove the noise from this recording" --model $(EXP)/model -o $(EXP)/generated/clean.wav \
-		--audio data/mini/speech_enhancement/noisy/se_test_00000.flac
-	$(BIN)/python evaluate.py exp_dir=$(EXP)
+		--audio $(DATA)/mini/speech_enhancement/noisy/se_test_00000.flac
+	$(BIN)/python evaluate.py exp_dir=$(EXP) data_root=$(DATA)
 
 lint: $(STAMP) ## Ruff
 	$(BIN)/ruff check .

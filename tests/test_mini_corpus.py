@@ -274,6 +274,19 @@ def test_without_counts_all_tasks_are_built_and_else_those_that_are_named(tmp_pa
     assert {task for task, splits in named.items() if any(splits.values())} == {"text_to_music"}
 
 
+def test_a_share_has_the_first_items_of_every_task(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(corpus, "_build", lambda out, settings, *_: asked.append(settings["counts"]))
+    build_mini_corpus(tmp_path / "quarter", share=0.25)
+    build_mini_corpus(tmp_path / "little", counts={"text_to_music": (9, 1, 0)}, share=0.1)
+    quarter, little = asked
+    assert {task: tuple(4 * n for n in splits.values()) for task, splits in quarter.items()} == DEFAULT_COUNTS
+    assert tuple(little["text_to_music"].values()) == (1, 1, 0)
+    for share in (0, 1.01, float("nan")):
+        with pytest.raises(UserError, match="share is"):
+            build_mini_corpus(tmp_path / "none", share=share)
+
+
 @pytest.mark.parametrize(
     ("counts", "message"),
     [

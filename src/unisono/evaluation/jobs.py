@@ -9,11 +9,13 @@ import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
 
 from tqdm import tqdm
 
 from unisono.errors import UserError
 from unisono.evaluation.items import CODED, INPUT, MODEL, REFERENCE
+from unisono.evaluation.journal import Journal
 from unisono.evaluation.measure import ClipResult, ItemResult, Job, measure_item
 from unisono.evaluation.metric import BUG, Outcome
 from unisono.workers import default_workers, worker_pool
@@ -34,29 +36,63 @@ def worker_count(workers: int | None, n_items: int) -> int:
     return min(workers, n_items)
 
 
-def run_jobs(jobs: Iterable[Job], total: int, workers: int, progress: bool) -> list[ItemResult]:
+@dataclass
+class _Finished:
+    """Results by the number of their job, told to the journal and the progress bar as they come."""
+
+    bar: tqdm
+    journal: Journal
+    results: dict[int, ItemResult] = field(default_factory=dict)
+    recalled: int = 0
+
+    def unmeasured(self, jobs: Iterable[Job]) -> Iterator[tuple[int, Job]]:
+        """The jobs that an evaluation which was interrupted did not get to; the results of the others are taken."""
+        for i, job in enumerate(jobs):
+            result = self.journal.recall(job)
+            if result is None:
+                yield i, job
+            else:
+                self.recalled += 1
+                self.take(i, result)
+
+    def measured(self, i: int, job: Job, result: ItemResult) -> None:
+        self.journal.keep(job, result)
+        self.take(i, result)
+
+    def take(self, i: int, result: ItemResult) -> None:
+        self.results[i] = result
+        self.bar.update()
+
+
+def run_jobs(jobs: Iterable[Job], total: int, workers: int, progress: bool, journal: Journal) -> list[ItemResult]:
     """Results in the order of the jobs; at most two jobs per worker wait, so that memory stays bounded.
 
-    A job whose process dies is tried once more alone; where it dies again, all its numbers are failures.
+    What the journal knows is not measured again. A job whose process dies is tried once more alone; where it dies
+    again, all its numbers are failures.
     """
-    results: dict[int, ItemResult] = {}
     with tqdm(total=total, desc="measure", unit="item", disable=not progress) as bar:
+        finished = _Finished(bar, journal)
+        numbered = finished.unmeasured(jobs)
         if workers == 0:
-            for i, job in enumerate(jobs):
-                results[i] = measured(job)
-                bar.update()
+            for i, job in numbered:
+                finished.measured(i, job, measured(job))
         else:
-            numbered = enumerate(jobs)
-            while unfinished := _run_pool(numbered, results, workers, bar):
+            while unfinished := _run_pool(numbered, finished, workers):
                 for i, job in unfinished:
-                    results[i] = _alone(job)
-                    bar.update()
-    return [results[i] for i in range(len(results))]
+                    if (result := _alone(job)) is not None:
+                        finished.measured(i, job, result)
+                    else:
+                        finished.take(i, _lost(job, _DIED))
+    if finished.recalled:
+        logger.warning(
+            "%d of %d items had been measured before an interruption; they were not measured again",
+            finished.recalled,
+            total,
+        )
+    return [finished.results[i] for i in range(len(finished.results))]
 
 
-def _run_pool(
-    jobs: Iterator[tuple[int, Job]], results: dict[int, ItemResult], workers: int, bar: tqdm
-) -> list[tuple[int, Job]]:
+def _run_pool(jobs: Iterator[tuple[int, Job]], finished: _Finished, workers: int) -> list[tuple[int, Job]]:
     """Work through ``jobs`` until they end or a process dies; returns those that were under way then."""
     pending: dict[Future[ItemResult], tuple[int, Job]] = {}
     others = set(multiprocessing.active_children())
@@ -67,12 +103,12 @@ def _run_pool(
                 try:
                     pending[pool.submit(measured, job)] = (i, job)
                 except BrokenProcessPool:
-                    return [*_rest(pending, results, bar), (i, job)]
-            if len(pending) >= 2 * workers and not _collect(pending, results, bar):
-                return _rest(pending, results, bar)
+                    return [*_rest(pending, finished), (i, job)]
+            if len(pending) >= 2 * workers and not _collect(pending, finished):
+                return _rest(pending, finished)
         while pending:
-            if not _collect(pending, results, bar):
-                return _rest(pending, results, bar)
+            if not _collect(pending, finished):
+                return _rest(pending, finished)
         return []
     except BaseException:  # Ctrl-C above all: the workers do not hear it, and would end their items first
         for child in set(multiprocessing.active_children()) - others:
@@ -82,38 +118,35 @@ def _run_pool(
         pool.shutdown(wait=not pending, cancel_futures=True)
 
 
-def _collect(pending: dict[Future[ItemResult], tuple[int, Job]], results: dict[int, ItemResult], bar: tqdm) -> bool:
+def _collect(pending: dict[Future[ItemResult], tuple[int, Job]], finished: _Finished) -> bool:
     """Wait for at least one job and take its result; False where its process died."""
     done, _ = wait(pending, return_when=FIRST_COMPLETED)
     for future in done:
         if isinstance(future.exception(), BrokenProcessPool):
             return False
-        results[pending.pop(future)[0]] = future.result()
-        bar.update()
+        finished.measured(*pending.pop(future), future.result())
     return True
 
 
-def _rest(
-    pending: dict[Future[ItemResult], tuple[int, Job]], results: dict[int, ItemResult], bar: tqdm
-) -> list[tuple[int, Job]]:
+def _rest(pending: dict[Future[ItemResult], tuple[int, Job]], finished: _Finished) -> list[tuple[int, Job]]:
     """Jobs of a broken pool that have no result; those that ended well are taken."""
     unfinished = []
-    for future, (i, job) in list(pending.items()):
+    for future, numbered in list(pending.items()):
         if future.done() and not future.cancelled() and future.exception() is None:
-            results[i] = future.result()
-            bar.update()
+            finished.measured(*numbered, future.result())
         else:
-            unfinished.append((i, job))
+            unfinished.append(numbered)
     return unfinished
 
 
-def _alone(job: Job) -> ItemResult:
+def _alone(job: Job) -> ItemResult | None:
+    """The result from a process of its own; None if that died too."""
     with single_threaded_children(), worker_pool(1) as pool:
         try:
             return pool.submit(measured, job).result()
         except BrokenProcessPool:
             logger.error("%s %r: %s", job.item.task, job.item.audio_id, _DIED)
-    return _lost(job, _DIED)
+            return None
 
 
 def measured(job: Job) -> ItemResult:

@@ -22,6 +22,7 @@ from unisono.evaluation.catalogue import AnyMetric, metric_names, metrics_of
 from unisono.evaluation.collection import CollectionMetric
 from unisono.evaluation.items import EvaluationItem
 from unisono.evaluation.jobs import MAX_WORKERS, run_jobs, single_threaded_torch, worker_count
+from unisono.evaluation.journal import Journal, remove_journal
 from unisono.evaluation.measure import ItemResult, Job, Loaded, checked, load
 from unisono.evaluation.metric import BUG, Metric, MetricCard
 from unisono.evaluation.networks.cached import default_cache
@@ -83,7 +84,8 @@ def evaluate(
 
     Args:
         items: what was generated; ``(task, audio_id)`` must be unique.
-        output_dir: made if needed; files of an earlier evaluation are overwritten.
+        output_dir: made if needed; files of an earlier evaluation are overwritten. Where one was interrupted, the items
+            that it measured are not measured again (`unisono.evaluation.journal`).
         settings: what to measure, and with what.
         title: heading of the report.
         recode: waveform ``(S,)`` float32 at the sample rate -> the same through the autoencoder and back; called in
@@ -122,6 +124,7 @@ def evaluate(
         )
         write_results(summary, items, results)
         write_report(summary, items, results, history, facts or {})
+        remove_journal(output_dir)
     return summary
 
 
@@ -139,7 +142,7 @@ def _measured(
     of_items = [metric for metric in wanted if isinstance(metric, Metric)]
     of_tasks = [metric for metric in wanted if isinstance(metric, CollectionMetric)]
     jobs = make_jobs(items, output_dir, settings.sample_rate, of_items, recode)
-    results = run_jobs(jobs, len(items), num_workers, settings.progress)
+    results = run_jobs(jobs, len(items), num_workers, settings.progress, Journal(output_dir))
     threads = min(default_workers(), MAX_WORKERS) if settings.device == "cpu" else 1
     heard = run_task_metrics(items, results, of_tasks, networks, output_dir, reference_set, settings.progress, threads)
     return results, heard

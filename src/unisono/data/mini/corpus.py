@@ -29,6 +29,7 @@ from unisono.data.mini.plan import (
     clashing_captions,
     derived_jobs,
     first_jobs,
+    share_of,
 )
 from unisono.errors import UserError
 from unisono.files import locked, replaced_folder
@@ -64,6 +65,7 @@ def build_mini_corpus(
     *,
     seed: int = 0,
     counts: Mapping[str, Sequence[int]] | None = None,
+    share: float = 1.0,
     workers: int | None = None,
     overwrite: bool = False,
     progress: bool = True,
@@ -76,6 +78,7 @@ def build_mini_corpus(
         counts: items in (train, val, test) by task; tasks that are not named have none. None takes
             ``plan.DEFAULT_COUNTS``. Enhancement takes the recordings of text_to_speech as its targets, in turn;
             acoustic modeling those of singing voice synthesis; super-resolution scenes, music and speech.
+        share: of those items, for a quick look: 0.25 makes a quarter of each number, at least one.
         workers: processes; None takes as many as there are CPUs, at most 8. 1 works in this process.
         overwrite: replace a mini corpus of other settings.
         progress: show a bar on stderr.
@@ -87,7 +90,7 @@ def build_mini_corpus(
         UserError: bad numbers, a folder that is in use for something else, a corpus of other settings without
             ``overwrite``, or a missing package.
     """
-    every_count = checked_counts(DEFAULT_COUNTS if counts is None else counts)
+    every_count = share_of(checked_counts(DEFAULT_COUNTS if counts is None else counts), share)
     out = _checked_place(out, seed, workers)
     settings = {"generator_version": GENERATOR_VERSION, "seed": seed, "counts": every_count}
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -79,6 +79,20 @@ def checked_counts(given: Mapping[str, Sequence[int]]) -> Counts:
     return counts
 
 
+def share_of(counts: Counts, share: float) -> Counts:
+    """A share of every count, at least one where there were any.
+
+    Raises:
+        UserError: a share that is not above 0 and at most 1.
+    """
+    if not 0 < share <= 1:
+        raise UserError(f"share is {share!r}; give a number above 0 and at most 1, such as 0.25 for a quarter")
+    return {
+        task: {split: max(1, round(n * share)) if n else 0 for split, n in splits.items()}
+        for task, splits in counts.items()
+    }
+
+
 def check_packages(counts: Counts) -> None:
     """Raise :class:`UserError` that names every package that is missing, before minutes are spent without it."""
     needed = {package for task, packages in _PACKAGES.items() if any(counts[task].values()) for package in packages}

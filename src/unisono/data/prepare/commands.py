@@ -25,10 +25,11 @@ prepare_app = typer.Typer(help="Build a corpus in the documented format (docs/da
 def prepare_mini(
     out: OutOption = None,
     seed: SeedOption = 0,
+    share: Annotated[float, typer.Option("--share", help="Of the items, for a quick look: 0.25 is a quarter.")] = 1.0,
     workers: WorkersOption = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a corpus made with other settings.")] = False,
 ) -> None:
-    _run(RECIPES["mini"], out, seed=seed, workers=workers, overwrite=overwrite)
+    _run(RECIPES["mini"], out, seed=seed, share=share, workers=workers, overwrite=overwrite)
 
 
 @prepare_app.command("debian", help="Real recordings from Debian packages, with free licences.")

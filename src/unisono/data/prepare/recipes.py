@@ -53,7 +53,7 @@ _ROWS = (
         name="mini",
         description="synthetic sounds, music, speech, singing and films: all eight tasks in two minutes, no network",
         target="unisono.data.mini.corpus:build_mini_corpus",
-        options=("seed", "workers", "progress", "overwrite"),
+        options=("seed", "share", "workers", "progress", "overwrite"),
     ),
     Recipe(
         name="debian",
