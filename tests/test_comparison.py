@@ -232,7 +232,7 @@ def test_what_is_no_evaluation_is_one_clear_error(evaluations, tmp_path):
         compare({"good": good, "none": tmp_path}, tmp_path / "out")
     broken = tmp_path / "broken"
     shutil.copytree(good, broken)
-    for text, words in (("{", "damaged"), ('{"format": 1}', "format 1"), ('{"format": 2}', "damaged")):
+    for text, words in (("{", "damaged"), ('{"format": 1}', "format 1"), ('{"format": 3}', "damaged")):
         (broken / "metrics.json").write_text(text)
         with pytest.raises(UserError, match=words):
             compare({"good": good, "broken": broken}, tmp_path / "out")

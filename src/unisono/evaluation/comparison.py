@@ -162,7 +162,8 @@ def merged(
             if shown in of_first.clips:
                 clips[shown] = copied(of_first.clips[shown], first_folder, output_dir, place, shown)
         items.append(replace(first, details=dict(first.details)))
-        results.append(ItemResult(outcomes, clips, max(result.span_s for _, result in having.values())))
+        span_s = max(result.span_s for _, result in having.values())
+        results.append(ItemResult(outcomes, clips, span_s, source=of_first.source))
     return items, results, notes
 
 
@@ -199,8 +200,9 @@ def _summary(
 ) -> Summary:
     tasks = {}
     for task in dict.fromkeys(item.task for item in items):
-        outcomes = [result.outcomes for item, result in zip(items, results, strict=True) if item.task == task]
-        of_task = summarise_task(outcomes, cards, _sets(task, stored))
+        chosen = [result for item, result in zip(items, results, strict=True) if item.task == task]
+        outcomes, sources = [result.outcomes for result in chosen], [result.source for result in chosen]
+        of_task = summarise_task(outcomes, sources, cards, _sets(task, stored))
         best = {metric: row for metric, row in of_task.best.items() if metric not in made_differently}
         tasks[task] = replace(of_task, best=best)
     used = {name for of_task in tasks.values() for means in of_task.means.values() for name in means}
@@ -241,6 +243,7 @@ def all_differences(
     differences: dict[str, dict[str, dict[str, Difference]]] = {}
     for task, of_task in summary.tasks.items():
         chosen = [(item.audio_id, result) for item, result in pairs if item.task == task]
+        sources = {audio_id: result.source for audio_id, result in chosen}
         for row in others:
             of_row: dict[str, Difference] = {}
             for name, card in cards.items():
@@ -253,7 +256,7 @@ def all_differences(
                     continue
                 system, base = (_values(chosen, r, name) for r in (row, baseline))
                 if system or base:
-                    of_row[name] = paired_difference(system, base)
+                    of_row[name] = paired_difference(system, base, sources)
             differences.setdefault(task, {})[row] = of_row
     return differences
 
@@ -273,6 +276,7 @@ def as_json(comparison: Comparison, systems: Mapping[str, Path]) -> dict[str, An
         "tasks": {
             task: {
                 "items": of_task.items,
+                "sources": of_task.sources,
                 "means": {names[row]: {m: asdict(v) for m, v in means.items()} for row, means in of_task.means.items()},
                 "differences": {
                     names[row]: {

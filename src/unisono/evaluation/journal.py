@@ -117,7 +117,7 @@ def _result(stored: dict[str, Any]) -> ItemResult:
         for row, by_metric in stored["outcomes"].items()
     }
     clips = {key: ClipResult(**clip) for key, clip in stored["clips"].items()}
-    return ItemResult(outcomes, clips, stored["span_s"], stored["reference_hash"])
+    return ItemResult(outcomes, clips, stored["span_s"], stored["reference_hash"], stored["source"])
 
 
 def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:

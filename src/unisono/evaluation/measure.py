@@ -68,13 +68,22 @@ class ClipResult:
 
 @dataclass
 class ItemResult:
-    """What came out: ``outcomes[row][metric]``, ``clips`` by row or `REFERENCE`, and a hash of what the item is
-    compared with: systems may be compared only where it is the same."""
+    """What came out.
+
+    Attributes:
+        outcomes: ``outcomes[row][metric]``.
+        clips: by row or `REFERENCE`.
+        span_s: length of the time axis of its pictures.
+        reference_hash: of what the item is compared with; systems may be compared only where it is the same.
+        source: hash of the recording, or without one the text, that the item goes back to; items of one source are not
+            independent. Empty if there is neither.
+    """
 
     outcomes: dict[str, dict[str, Outcome]]
     clips: dict[str, ClipResult]
     span_s: float
     reference_hash: str = ""
+    source: str = ""
 
 
 def load(source: Path | Location, sample_rate: int) -> Loaded:
@@ -128,7 +137,16 @@ def measure_item(job: Job) -> ItemResult:
     of_reference: dict[Hashable, Any] = {}
     outcomes = {row: measure_row(row, loaded, job, of_reference) for row in rows}
     clips, span_s = write_clips(loaded, job)
-    return ItemResult(outcomes, clips, span_s, hash_of_reference(item, loaded.get(REFERENCE)))
+    reference = loaded.get(REFERENCE)
+    return ItemResult(outcomes, clips, span_s, hash_of_reference(item, reference), source_of(item, reference))
+
+
+def source_of(item: EvaluationItem, reference: Loaded | None) -> str:
+    """Hash of the reference's samples, or without them of the item's text; empty without either."""
+    if reference is not None and reference.waveform is not None:
+        return hashlib.sha256(reference.waveform.tobytes()).hexdigest()[:16]
+    words = item.details.get("text") or item.details.get("caption")
+    return hashlib.sha256(repr(words).encode()).hexdigest()[:16] if words else ""
 
 
 def hash_of_reference(item: EvaluationItem, reference: Loaded | None) -> str:

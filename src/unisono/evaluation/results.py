@@ -16,7 +16,7 @@ from unisono.evaluation.metric import MetricCard, Outcome
 from unisono.evaluation.summary import Failure, Mean, Summary, TaskSummary, to_json, write_text
 
 METRICS_FILE, ITEMS_FILE, REPORT_FILE = "metrics.json", "items.jsonl", "report.html"
-FORMAT = 2
+FORMAT = 3
 """Of both files; a reader refuses another."""
 _LARGEST = 1e15
 """No metric gives more."""
@@ -79,6 +79,7 @@ def item_record(item: EvaluationItem, result: ItemResult) -> dict[str, Any]:
         "clips": {key: asdict(clip) for key, clip in result.clips.items()},
         "span_s": result.span_s,
         "reference_hash": result.reference_hash,
+        "source": result.source,
         "details": item.details,
     }
 
@@ -203,7 +204,7 @@ def _item(
         for row, named in record["metrics"].items()
     }
     _require(all(name in cards for named in outcomes.values() for name in named), "a number without a card")
-    words = [record[name] for name in ("audio_id", "task", "instruction", "content_text", "reference_hash")]
+    words = [record[name] for name in ("audio_id", "task", "instruction", "content_text", "reference_hash", "source")]
     _require(all(isinstance(word, str) for word in words), "an item's names are no texts")
     _require(isinstance(record["details"], dict), "an item's details are no object")
     durations_s = [record[name] for name in ("predicted_duration_s", "true_duration_s")]
@@ -220,7 +221,7 @@ def _item(
     )
     span_s = _number(record["span_s"])
     _require(span_s > 0, f"span_s is {span_s}")
-    return item, ItemResult(outcomes, clips, span_s, record["reference_hash"])
+    return item, ItemResult(outcomes, clips, span_s, record["reference_hash"], record["source"])
 
 
 def _clip(given: Mapping[str, Any]) -> ClipResult:

@@ -235,8 +235,9 @@ def summarise_tasks(
     """Means per task, in the order in which the tasks come first."""
     tasks = {}
     for task in dict.fromkeys(item.task for item in items):
-        of_task = [result.outcomes for item, result in zip(items, results, strict=True) if item.task == task]
-        tasks[task] = summarise_task(of_task, cards, heard.sets.get(task))
+        of_task = [result for item, result in zip(items, results, strict=True) if item.task == task]
+        outcomes, sources = [result.outcomes for result in of_task], [result.source for result in of_task]
+        tasks[task] = summarise_task(outcomes, sources, cards, heard.sets.get(task))
     return tasks
 
 

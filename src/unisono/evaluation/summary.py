@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from unisono.evaluation.intervals import error_of_mean, numbered
 from unisono.evaluation.metric import MetricCard, Outcome, SetOutcome
 from unisono.files import replaced_file
 
@@ -25,7 +26,7 @@ class Mean:
     Attributes:
         mean: None where no item has a value.
         n: number of values.
-        standard_error: standard deviation over items (n - 1) / sqrt(n); None below two values.
+        standard_error: of the mean over the choice of items (`unisono.evaluation.intervals`); None below two sources.
         interval95: Student's t interval of the mean; it covers the choice of items, not of seeds.
         failed: items without a value because something is wrong with them.
         not_applicable: items without a value because there is nothing to measure.
@@ -49,6 +50,7 @@ class TaskSummary:
 
     Attributes:
         items: number of items, failed ones included.
+        sources: number of recordings or texts that these go back to; fewer where several items share one.
         means: row -> metric -> mean, only metrics that apply to the task.
         best: metric -> row with the best mean over the items that every row has a value for; absent on a tie, or where
             fewer than two rows have values.
@@ -56,9 +58,16 @@ class TaskSummary:
     """
 
     items: int
+    sources: int
     means: dict[str, dict[str, Mean]]
     best: dict[str, str]
     compared_n: dict[str, int]
+
+    @property
+    def counted(self) -> str:
+        """How many items, in words, and of how many recordings where several share one."""
+        text = f"{self.items} item{'s' if self.items != 1 else ''}"
+        return text if self.sources == self.items else f"{text} of {self.sources} recordings or texts"
 
 
 @dataclass(frozen=True)
@@ -99,23 +108,22 @@ class Summary:
     items_file: Path
 
 
-def mean_of(outcomes: Sequence[Outcome]) -> Mean:
-    """Mean, standard error and 95 % interval of the outcomes that have a value."""
-    from scipy.special import stdtrit
+def mean_of(outcomes: Sequence[Outcome], sources: np.ndarray | None = None) -> Mean:
+    """Mean, standard error and 95 % interval of the outcomes that have a value.
 
-    values = np.array([outcome.value for outcome in outcomes if outcome.value is not None], dtype=np.float64)
-    n = len(values)
-    mean = float(values.mean()) if n else None
-    error = float(values.std(ddof=1) / math.sqrt(n)) if n > 1 else None
-    interval = None
-    if mean is not None and error is not None:
-        half = float(stdtrit(n - 1, 0.975)) * error
-        interval = (mean - half, mean + half)
+    Args:
+        sources: number of each outcome's source (`intervals.numbered`); None: each has its own.
+    """
+    sources = np.arange(len(outcomes)) if sources is None else sources
+    having = [i for i, outcome in enumerate(outcomes) if outcome.value is not None]
+    values = np.array([outcomes[i].value for i in having], dtype=np.float64)
+    mean = float(values.mean()) if having else None
+    errors = error_of_mean(values, sources[having]) if having else None
     return Mean(
         mean=mean,
-        n=n,
-        standard_error=error,
-        interval95=interval,
+        n=len(having),
+        standard_error=None if errors is None else errors[0],
+        interval95=None if mean is None or errors is None else (mean - errors[1], mean + errors[1]),
         failed=sum(outcome.status == "failed" for outcome in outcomes),
         not_applicable=sum(outcome.status == "not_applicable" for outcome in outcomes),
     )
@@ -155,12 +163,20 @@ def best_row(values: Mapping[str, Mapping[int, float]], lower_is_better: bool) -
 
 def summarise_task(
     results: Sequence[Outcomes],
+    sources: Sequence[str],
     cards: Mapping[str, MetricCard],
     sets: Mapping[str, Mapping[str, SetOutcome]] | None = None,
 ) -> TaskSummary:
-    """Means of one task's items, each ``row -> metric -> outcome``, beside the numbers of all items together,
-    ``row -> metric -> outcome``."""
+    """Means of one task.
+
+    Args:
+        results: of each item, ``row -> metric -> outcome``.
+        sources: of each item (`ItemResult.source`).
+        cards: by metric.
+        sets: numbers of all items together, ``row -> metric -> outcome``.
+    """
     sets = sets or {}
+    of_items = numbered(sources)
     rows = list(dict.fromkeys(row for outcomes in results for row in outcomes))
     means: dict[str, dict[str, Mean]] = {row: {} for row in rows}
     best: dict[str, str] = {}
@@ -173,12 +189,14 @@ def summarise_task(
         for row in rows:
             found = {i: o[row][metric] for i, o in enumerate(results) if row in o and metric in o[row]}
             if found:
-                means[row][metric] = mean_of(list(found.values()))
+                means[row][metric] = mean_of(list(found.values()), of_items[list(found)])
                 values[row] = {i: outcome.value for i, outcome in found.items() if outcome.value is not None}
         winner, n = best_row(values, cards[metric].direction == "lower")
         if winner is not None:
             best[metric], compared_n[metric] = winner, n
-    return TaskSummary(items=len(results), means=means, best=best, compared_n=compared_n)
+    return TaskSummary(
+        items=len(results), sources=len(set(of_items.tolist())), means=means, best=best, compared_n=compared_n
+    )
 
 
 def plain(value: Any) -> Any:

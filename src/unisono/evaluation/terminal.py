@@ -37,7 +37,7 @@ def task_table(task: str, of_task: TaskSummary, summary: Summary) -> str:
     """Metrics as lines, rows as columns: mean ± half of the 95 % interval, and n where it is not all items."""
     names = [name for name in summary.cards if any(name in means for means in of_task.means.values())]
     names = [n for n in names if any(m.n or m.failed for means in of_task.means.values() if (m := means.get(n)))]
-    head = [f"{task}, {of_task.items} item{'s' if of_task.items != 1 else ''}"]
+    head = [f"{task}, {of_task.counted}"]
     head += [ROW_TITLES.get(row, row) for row in of_task.means]
     lines = [head]
     for name in names:
@@ -117,7 +117,7 @@ def comparison_table(task: str, comparison: Comparison) -> str:
     summary, names = comparison.summary, comparison.names
     of_task = summary.tasks[task]
     baseline, *others = names
-    head = [f"{task}, {of_task.items} items", *names.values(), *(f"{names[row]} - {names[baseline]}" for row in others)]
+    head = [f"{task}, {of_task.counted}", *names.values(), *(f"{names[row]} - {names[baseline]}" for row in others)]
     lines = [head]
     for name, card in summary.cards.items():
         means = [of_task.means.get(row, {}).get(name) for row in names]

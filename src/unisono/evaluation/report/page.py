@@ -160,6 +160,7 @@ def task_view(
         title=task_title(task),
         anchor=f"task-{number}",
         n_items=of_task.items,
+        counted=of_task.counted,
         n_failed=sum(view.failed for view in views),
         columns=of_items,
         rows=[(key, layout.rows[key]) for key in of_task.means],

@@ -121,6 +121,7 @@ class TaskView:
     title: str
     anchor: str
     n_items: int
+    counted: str
     n_failed: int
     columns: list[MetricCard]
     rows: list[tuple[str, str]]
