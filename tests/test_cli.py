@@ -140,7 +140,7 @@ def _works_without_the_checkout(wheel: Path, tmp_path: Path) -> None:
     assert "epochs: 77" in shown and "dim: 1024" in shown
 
 
-def test_check_tells_faults_or_the_size_of_a_step(tmp_path: Path) -> None:
+def test_check_tells_faults_or_the_size_of_a_step(data_root: Path) -> None:
     runner = CliRunner()
     good = ["check", "debug=cpu", "++data_root=absent", "--num-processes", "4", "--duration-s", "1.5"]
     result = runner.invoke(app, good)
@@ -149,7 +149,7 @@ def test_check_tells_faults_or_the_size_of_a_step(tmp_path: Path) -> None:
     assert "clips of 1.5 s: as asked for" in result.output
     for part in ("backbone", "total", "optimizer state", "activations", "one step"):
         assert part in result.output, part
-    result = runner.invoke(app, ["check", "--config-name", "inference"])
+    result = runner.invoke(app, ["check", "--config-name", "inference", f"data_root='{data_root}'"])
     assert result.exit_code == 0 and "generation" in result.output and "parameters" not in result.output
     for arguments, words in {
         ("check", "optimzer.lr=1"): "did you mean optimizer.lr",

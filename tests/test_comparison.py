@@ -103,6 +103,14 @@ def test_items_that_one_system_lacks_are_told_and_not_compared(evaluations, tmp_
     assert comparison.differences["audio_super_resolution"]["system_2"]["si_sdr_db"].n == 5
 
 
+def test_metrics_that_one_system_was_evaluated_without_are_told(evaluations, tmp_path):
+    items = items_of(tmp_path / "audio", 0.02, [f"item {i}" for i in range(6)])
+    evaluate(items, tmp_path / "few", dataclasses.replace(SETTINGS, metrics=("lsd",)), title="few")
+    comparison = compare({"good": evaluations["good"], "few": tmp_path / "few"}, tmp_path / "out")
+    (note,) = comparison.notes
+    assert note.startswith("few was evaluated without ") and "si_sdr_db" in note and note.endswith("(2 of 3 metrics)")
+
+
 def test_other_cards_are_refused_and_shown_when_allowed(evaluations, tmp_path):
     items = items_of(tmp_path / "audio", 0.02, [f"item {i}" for i in range(6)])
     other = dataclasses.replace(SETTINGS, sample_rate=24_000)

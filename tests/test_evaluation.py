@@ -226,6 +226,31 @@ def test_a_bug_in_a_metric_costs_its_own_numbers_and_is_told(broken_items, tmp_p
     assert "please report" in summary_text(summary)
 
 
+def test_a_metric_that_gives_other_names_than_its_cards_costs_its_own_numbers(broken_items, tmp_path, monkeypatch):
+    monkeypatch.setattr(MelDistance, "__call__", lambda self, sample: {"mel": 1.0})
+    summary = evaluate(broken_items[:1], tmp_path, SOME, title="t")
+    means = summary.tasks["speech_enhancement"].means[MODEL]
+    assert means["mel_distance_db"].failed == 1 and means["stoi"].n == 1
+    assert "MelDistance gave ['mel'], its cards are ['mel_distance_db']" in summary.failures[0].reason
+
+
+def test_metrics_that_these_items_cannot_have_are_one_clear_error(broken_items, tmp_path):
+    for settings in ({"metrics": ("event_count_error",)}, {"metrics": ("stoi",), "skip": ("stoi",)}):
+        with pytest.raises(UserError, match=r"nothing is left to measure.*speech_enhancement"):
+            evaluate(broken_items, tmp_path / "out", dataclasses.replace(QUIET, **settings), title="t")
+
+
+def test_distances_between_sets_are_not_available_without_any_reference(tmp_path):
+    items = [
+        EvaluationItem(str(i), "text_to_audio", "Make.", "", write(tmp_path / f"{i}.wav", voice_like(1.0, seed=i)))
+        for i in range(6)
+    ]
+    metrics = ("kad_mel_statistics", "fd_mel_statistics", "duration_error_s")
+    summary = evaluate(items, tmp_path / "out", dataclasses.replace(QUIET, metrics=metrics), title="t")
+    assert summary.unavailable == dict.fromkeys(metrics[1::-1], "no item has a reference")
+    assert summary.failures == ()
+
+
 @dataclasses.dataclass(frozen=True)
 class Deadly(MelDistance):
     """Takes its process down for one item."""

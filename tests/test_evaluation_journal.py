@@ -15,10 +15,12 @@ from typing import ClassVar
 import pytest
 
 from judging import QUIET, noisy, voice_like, write
+from unisono.errors import UserError
 from unisono.evaluation import runner
 from unisono.evaluation.items import MODEL, EvaluationItem
 from unisono.evaluation.journal import JOURNAL_FILE
 from unisono.evaluation.metrics.mel_distance import MelDistance
+from unisono.evaluation.results import read_results
 from unisono.evaluation.runner import evaluate
 from unisono.features.mel import MelFrontEnd
 
@@ -103,6 +105,16 @@ def test_what_changed_since_is_measured_again(counted, items, tmp_path, monkeypa
     assert counted.measured == list(IDS)
 
 
+def test_an_earlier_evaluation_is_gone_when_another_is_interrupted_in_its_place(counted, items, tmp_path, monkeypatch):
+    folder = tmp_path / "out"
+    run(items, folder)
+    others = [dataclasses.replace(item, generated=items[0].generated) for item in items]
+    interrupt(counted, others, folder, "c", monkeypatch)
+    assert not any((folder / name).exists() for name in (*RESULTS, "report.html"))
+    with pytest.raises(UserError, match="interrupted; give its command again"):
+        read_results(folder)
+
+
 def test_other_settings_and_other_code_measure_again(counted, items, tmp_path, monkeypatch):
     interrupt(counted, items, tmp_path / "out", "d", monkeypatch)
     with monkeypatch.context() as patched:
@@ -116,7 +128,7 @@ def test_other_settings_and_other_code_measure_again(counted, items, tmp_path, m
     assert counted.measured == list(IDS)
 
 
-@pytest.mark.parametrize("damage", ["torn", "nonsense", "changed"])
+@pytest.mark.parametrize("damage", ["torn", "nonsense", "list", "changed"])
 def test_a_damaged_line_costs_its_item_alone(counted, items, tmp_path, monkeypatch, damage):
     interrupt(counted, items, tmp_path / "out", "d", monkeypatch)
     journal = tmp_path / "out" / JOURNAL_FILE
@@ -124,6 +136,7 @@ def test_a_damaged_line_costs_its_item_alone(counted, items, tmp_path, monkeypat
     last = {
         "torn": last[: len(last) // 2],
         "nonsense": b'{"folder": "speech_enhancement/c", "key": 1, "written": 2, "result": 3}',
+        "list": b'{"folder": [1], "key": 1, "written": 2, "result": 3}',
         "changed": re.sub(rb'"status": "ok"', b'"status": "lost"', last).replace(b'"value"', b'"valve"'),
     }[damage]
     journal.write_bytes(b"\n".join([*lines, last]))

@@ -14,6 +14,7 @@ from scipy.special import softmax
 from unisono.evaluation.collection import Arrays, Clips, CollectionMetric, CollectionResult, cosine, each_item
 from unisono.evaluation.items import EvaluationItem
 from unisono.evaluation.metric import MetricFailure, NotApplicable
+from unisono.evaluation.metrics.clap_score import caption_of
 from unisono.evaluation.metrics.frechet import FrechetDistance, frechet_distance
 from unisono.evaluation.metrics.kernel_distance import KernelDistance, kernel_audio_distance, median_distance
 from unisono.evaluation.metrics.over_networks import collection_metrics
@@ -117,7 +118,7 @@ def test_frechet_refuses_few_clips_and_low_rank(rng) -> None:
     assert "3 clips and 0 references; needs 100" in outcome.reason
 
     metric = FrechetDistance("ear", minimum_clips=10, full_rank=True)
-    for n, reason in ((20, "at least 21 of each"), (21, "")):
+    for n, reason in ((20, "needs 21 of each"), (21, "")):
         vectors = rng.normal(size=(n, 20))
         outcome = only(metric(clips(rows(vectors), rows(vectors)), ear))
         assert (outcome.value is None) == bool(reason)
@@ -393,3 +394,11 @@ def test_the_kernel_distance_without_downloads_hears_noise(rng, task) -> None:
     assert unlike > like + 20
     outcome = only(frechet(Clips(items, noise, references), ear))
     assert outcome.value is None and "8 clips and 8 references" in outcome.reason
+
+
+def test_of_several_captions_the_first_is_judged():
+    def caption(**details) -> str | None:
+        return caption_of(EvaluationItem("a", "text_to_audio", "", "a.wav", Path("a.wav"), details=details))
+
+    assert caption(caption=["rain", "water"]) == "rain" and caption(caption=["", "water"]) == "water"
+    assert caption(caption=[], text="wind") == "wind" and caption(caption=[1]) is None and caption() is None

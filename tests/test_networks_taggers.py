@@ -358,10 +358,12 @@ def test_other_wrappings_of_the_same_weights_give_the_same(files: dict[str, Path
 
 def test_a_network_says_what_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert why_absent("mel_statistics", None) is None
-    assert why_absent("passt", None) == f"no weights; give networks.passt: {NETWORKS['passt'].takes}"
+    assert why_absent("passt", None) == (
+        f"no weights; give passt: {NETWORKS['passt'].takes} (--network passt=…, networks.passt=…)"
+    )
     monkeypatch.setattr("unisono.evaluation.networks.table.library_version", lambda name: "not installed")
-    assert (
-        why_absent("aisfx", None) == "no weights; install aisfx, or give networks.aisfx: file checkpoint.pth of aisfx"
+    assert why_absent("aisfx", None) == (
+        "no weights; install aisfx, or give aisfx: file checkpoint.pth of aisfx (--network aisfx=…, networks.aisfx=…)"
     )
     assert why_absent("aisfx", "a/file") is None and why_absent("aisfx", {"source": "a/file"}) is None
     with pytest.raises(UserError, match="no weights"):

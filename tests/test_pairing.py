@@ -106,3 +106,22 @@ def test_recordings_that_hold_more_than_is_heard_are_told(folders, tmp_path):
     assert "nothing above 4000 Hz is heard; --sample-rate 16000" in rate_note(items, 8_000)
     (tmp_path / "text.wav").write_text("not audio")
     assert rate_note(pair(tmp_path / "text.wav", None, "sr").items, 8_000) is None
+
+
+def test_two_recordings_are_one_pair_whatever_their_names(folders):
+    generated, reference = folders
+    enhanced, clean = generated / "a.wav", reference / "deep/b.wav"
+    paired = pair(enhanced, clean, "se", inputs=reference / "only here.wav")
+    (item,) = paired.items
+    assert (item.audio_id, item.generated.path, item.reference.path) == ("a", enhanced, clean)
+    assert item.input_audio.path == reference / "only here.wav" and paired.notes == []
+
+
+def test_a_reference_manifest_brings_the_content_beside_it_like_its_folder(tmp_path):
+    data = tmp_path / "data"
+    write(data / "x.wav", voice_like(0.1))
+    lines(data / "audio.jsonl", [{"audio_id": "x", "audio": "x.wav", "duration_s": 0.1}])
+    lines(data / "content.jsonl", [{"audio_id": "x", "text": "Good morning."}])
+    made = write(tmp_path / "made/x.wav", voice_like(0.1)).parent
+    of_folder, of_manifest = (pair(made, source, "tts").items for source in (data, data / "audio.jsonl"))
+    assert of_folder == of_manifest and of_manifest[0].content_text == "Good morning."

@@ -224,17 +224,20 @@ def test_items_without_reference_or_of_an_unknown_task(items, tmp_path):
     assert "Nothing could be measured." in "".join(Page(summary.report).text)
 
 
-def test_a_report_that_fails_leaves_the_old_one(items, tmp_path, monkeypatch):
-    before = run(items[:1], tmp_path).report.read_bytes()
+def test_what_cannot_be_written_leaves_no_half_report_and_no_old_one(items, tmp_path, monkeypatch):
+    run(items[:1], tmp_path)
 
     def disk_full(*_):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("unisono.files.os.replace", disk_full)
-    with pytest.raises(UserError, match="no space"):
-        run(items[:2], tmp_path)
-    assert (tmp_path / "report.html").read_bytes() == before
+    with monkeypatch.context() as patched:
+        patched.setattr("unisono.files.os.replace", disk_full)
+        with pytest.raises(UserError, match="no space"):
+            run(items[:2], tmp_path)
+    # The players are those of the new items, so the old page would lie.
+    assert not (tmp_path / "report.html").exists() and not (tmp_path / "metrics.json").exists()
     assert not list(tmp_path.glob(".*"))
+    assert run(items[:2], tmp_path).report.is_file()
 
 
 def test_of_many_items_the_worst_are_shown_and_no_dot_leads_nowhere(items, tmp_path, monkeypatch):

@@ -126,6 +126,7 @@ class CollectionMetric(ABC):
         companions: manifest fields of other recordings that the network has to hear too, where ``item.files`` has them.
         with_video: the clips are heard together with the item's video
             (`unisono.evaluation.metrics.audio_visual.heard_with_video`), references not at all.
+        needs_references: it compares with the references of the whole task.
         libraries: modules of the `eval` extra that it imports when it is called.
     """
 
@@ -133,6 +134,7 @@ class CollectionMetric(ABC):
     tasks: frozenset[str] = frozenset()
     companions: ClassVar[tuple[str, ...]] = ()
     with_video: ClassVar[bool] = False
+    needs_references: ClassVar[bool] = False
     libraries: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod

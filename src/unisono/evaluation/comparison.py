@@ -100,6 +100,7 @@ def _compared(
     items, results, notes = merged(stored, names, output_dir)
     conditions = condition_differences(stored, names)
     notes += [f"{metric} is not compared: {why}" for metric, why in conditions.items()]
+    notes += metrics_lacking(stored, names)
     if not allow_different_cards:
         stored = {row: without_sets(one, conditions) for row, one in stored.items()}
     mismatches |= conditions if allow_different_cards else {}
@@ -165,6 +166,18 @@ def merged(
         span_s = max(result.span_s for _, result in having.values())
         results.append(ItemResult(outcomes, clips, span_s, source=of_first.source))
     return items, results, notes
+
+
+def metrics_lacking(stored: Mapping[str, Stored], names: Mapping[str, str]) -> list[str]:
+    """A note for every system that was evaluated without some metric that another has."""
+    every = dict.fromkeys(name for one in stored.values() for name in one.cards)
+    lacking = {names[row]: [name for name in every if name not in one.cards] for row, one in stored.items()}
+    return [
+        f"{system} was evaluated without {', '.join(absent[:3])}{', …' if len(absent) > 3 else ''} "
+        f"({len(absent)} of {len(every)} metrics)"
+        for system, absent in lacking.items()
+        if absent
+    ]
 
 
 def copied(clip: ClipResult, folder: Path, output_dir: Path, place: str, key: str) -> ClipResult:

@@ -73,16 +73,11 @@ def run_jobs(jobs: Iterable[Job], total: int, workers: int, progress: bool, jour
     with tqdm(total=total, desc="measure", unit="item", disable=not progress) as bar:
         finished = _Finished(bar, journal)
         numbered = finished.unmeasured(jobs)
-        if workers == 0:
-            for i, job in numbered:
-                finished.measured(i, job, measured(job))
-        else:
-            while unfinished := _run_pool(numbered, finished, workers):
-                for i, job in unfinished:
-                    if (result := _alone(job)) is not None:
-                        finished.measured(i, job, result)
-                    else:
-                        finished.take(i, _lost(job, _DIED))
+        try:
+            _run(numbered, finished, workers)
+        except KeyboardInterrupt:
+            logger.warning("interrupted at %d of %d items; given again, it goes on there", len(finished.results), total)
+            raise
     if finished.recalled:
         logger.warning(
             "%d of %d items had been measured before an interruption; they were not measured again",
@@ -90,6 +85,19 @@ def run_jobs(jobs: Iterable[Job], total: int, workers: int, progress: bool, jour
             total,
         )
     return [finished.results[i] for i in range(len(finished.results))]
+
+
+def _run(numbered: Iterator[tuple[int, Job]], finished: _Finished, workers: int) -> None:
+    if workers == 0:
+        for i, job in numbered:
+            finished.measured(i, job, measured(job))
+        return
+    while unfinished := _run_pool(numbered, finished, workers):
+        for i, job in unfinished:
+            if (result := _alone(job)) is not None:
+                finished.measured(i, job, result)
+            else:
+                finished.take(i, _lost(job, _DIED))
 
 
 def _run_pool(jobs: Iterator[tuple[int, Job]], finished: _Finished, workers: int) -> list[tuple[int, Job]]:

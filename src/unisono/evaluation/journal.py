@@ -16,10 +16,9 @@ from typing import Any
 import unisono
 from unisono.evaluation.measure import ClipResult, ItemResult, Job
 from unisono.evaluation.metric import BUG, Outcome
+from unisono.evaluation.results import JOURNAL_FILE
 from unisono.evaluation.summary import to_json
 from unisono.media.locations import Location
-
-JOURNAL_FILE = ".measured.jsonl"
 
 
 class Journal:
@@ -129,5 +128,6 @@ def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
             record = json.loads(line)
         except ValueError:
             continue
-        if isinstance(record, dict) and record.keys() >= {"folder", "key", "written", "result"}:
+        whole = isinstance(record, dict) and record.keys() >= {"key", "written", "result"}
+        if whole and isinstance(record.get("folder"), str):
             yield record

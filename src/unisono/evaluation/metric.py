@@ -160,13 +160,14 @@ def measure(metric: Metric, sample: Sample) -> dict[str, Outcome]:
     names = [card.name for card in metric.cards]
     try:
         values = metric(sample)
+        if set(values) != set(names):
+            raise TypeError(f"{type(metric).__name__} gave {sorted(values)}, its cards are {sorted(names)}")
     except (MetricFailure, NotApplicable) as reason:
         return dict.fromkeys(names, Outcome.of(reason))
     except Exception as error:
         where = f"while measuring {names[0]} ({sample.row}) of {sample.item.task} {sample.item.audio_id!r}"
         logger.exception("unexpected error %s", where)
         return dict.fromkeys(names, Outcome("failed", reason=f"{BUG} ({type(error).__name__}: {error}) {where}"))
-    assert set(values) == set(names), f"{type(metric).__name__} gave {list(values)}, its cards are {names}"
     return {name: Outcome.of(values[name]) for name in names}
 
 

@@ -62,8 +62,9 @@ def pair(
     Args:
         generated: folder of recordings, a manifest (``audio.jsonl``, or the ``manifest.jsonl`` that generation writes),
             or one recording.
-        reference: the same; a folder with ``audio.jsonl`` in it is read through that, with its ``content.jsonl``. None
-            where there is none: metrics that need one are then not applicable.
+        reference: the same (two single recordings are one pair, whatever their names); a folder with ``audio.jsonl``
+            in it is read through that, with its ``content.jsonl``. None where there is none: metrics that need one are
+            then not applicable.
         task: name or abbreviation.
         inputs: what the model was given (noisy, narrow), folder or manifest, where ``content`` does not name it.
         content: ``content.jsonl``: captions, text, events, notes.
@@ -75,10 +76,15 @@ def pair(
     task = get_task(task).name
     made = recordings(generated, "GENERATED", task)
     known = {} if reference is None else recordings(reference, "REFERENCE", task)
-    if content is None and reference is not None and (reference / "content.jsonl").is_file():
-        content = reference / "content.jsonl"
+    if content is None and reference is not None:
+        beside = (reference.parent if reference.suffix.lower() == ".jsonl" else reference) / "content.jsonl"
+        content = beside if beside.is_file() else None
     told = {} if content is None else load_manifest(content)
     given = {} if inputs is None else recordings(inputs, "--inputs", task)
+    if _is_recording(generated):
+        (name,) = made
+        known = {name: next(iter(known.values()))} if reference is not None and _is_recording(reference) else known
+        given = {name: next(iter(given.values()))} if inputs is not None and _is_recording(inputs) else given
     if unpaired:
         if not known:
             raise UserError("--unpaired needs a REFERENCE: the recordings that generated ones are compared with")
@@ -130,6 +136,11 @@ def recordings(source: Path, what: str, task: str) -> dict[str, Recording]:
     if source.suffix.lower() == ".jsonl":
         return _from_manifest(source, what, task)
     return {source.stem: Recording(Location.of(source))}
+
+
+def _is_recording(source: Path) -> bool:
+    """Whether it is one recording, no folder and no manifest."""
+    return source.is_file() and source.suffix.lower() != ".jsonl"
 
 
 def _from_folder(folder: Path, what: str) -> dict[str, Recording]:

@@ -16,6 +16,8 @@ from unisono.evaluation.metric import MetricCard, Outcome
 from unisono.evaluation.summary import Failure, Mean, Summary, TaskSummary, to_json, write_text
 
 METRICS_FILE, ITEMS_FILE, REPORT_FILE = "metrics.json", "items.jsonl", "report.html"
+JOURNAL_FILE = ".measured.jsonl"
+"""There while an evaluation is not whole (`unisono.evaluation.journal`)."""
 FORMAT = 3
 """Of both files; a reader refuses another."""
 _LARGEST = 1e15
@@ -115,6 +117,8 @@ def read_results(folder: Path) -> Stored:
     """
     path, items_path = folder / METRICS_FILE, folder / ITEMS_FILE
     for needed in (path, items_path):
+        if not needed.is_file() and (folder / JOURNAL_FILE).is_file():
+            raise UserError(f"{folder}: the evaluation there was interrupted; give its command again, and it goes on")
         if not needed.is_file():
             raise UserError(
                 f"{needed} does not exist; give the output folder of an evaluation (evaluate.py, unisono evaluate)"

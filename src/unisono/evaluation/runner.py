@@ -84,7 +84,7 @@ def evaluate(
 
     Args:
         items: what was generated; ``(task, audio_id)`` must be unique.
-        output_dir: made if needed; files of an earlier evaluation are overwritten. Where one was interrupted, the items
+        output_dir: made if needed; an earlier evaluation in it is replaced. Where one was interrupted, the items
             that it measured are not measured again (`unisono.evaluation.journal`).
         settings: what to measure, and with what.
         title: heading of the report.
@@ -106,6 +106,8 @@ def evaluate(
     networks = load_networks(of_tasks, settings.networks, settings.device, settings.cache)
     output_dir = Path(output_dir)
     with written(output_dir):
+        for name in (METRICS_FILE, ITEMS_FILE, REPORT_FILE):  # never beside players of this one, should it be killed
+            (output_dir / name).unlink(missing_ok=True)
         results, heard = _measured(items, output_dir, settings, wanted, networks, num_workers, recode, reference_set)
         drop_unasked(results, heard, settings)
         cards = used_cards(wanted, heard, results, settings.sample_rate)
@@ -116,7 +118,8 @@ def evaluate(
             sample_rate=settings.sample_rate,
             tasks=tasks,
             cards=cards,
-            unavailable=unavailable(wanted, networks),
+            unavailable=unavailable(wanted, networks)
+            | dict.fromkeys(sorted(heard.unreferenced - cards.keys()), "no item has a reference"),
             failures=(*collect_failures(items, results, tasks), *(f for f in heard.unheard if f.metric in shown)),
             report=output_dir / REPORT_FILE,
             metrics_file=output_dir / METRICS_FILE,
@@ -176,6 +179,12 @@ def wanted_metrics(settings: Settings, items: Sequence[EvaluationItem]) -> list[
         applies = any(metric.applies_to(item) for item in items)
         if asked and applies and not names <= set(settings.skip):
             wanted.append(metric)
+    if not wanted:
+        tasks = ", ".join(dict.fromkeys(item.task for item in items))
+        raise UserError(
+            f"nothing is left to measure: none of the metrics asked for is one that these items of {tasks} can have; "
+            "`unisono metrics --task` lists them"
+        )
     return wanted
 
 

@@ -74,11 +74,13 @@ class TaskNumbers:
     Attributes:
         cards: by metric.
         sets: ``sets[task][row][metric]``: numbers of all items together.
+        unreferenced: metrics that a task without any reference cannot have.
         unheard: clips of metrics of all items together that could not be heard, and recordings of a reference set.
     """
 
     cards: dict[str, MetricCard] = field(default_factory=dict)
     sets: dict[str, dict[str, dict[str, SetOutcome]]] = field(default_factory=dict)
+    unreferenced: set[str] = field(default_factory=set)
     unheard: list[Failure] = field(default_factory=list)
 
 
@@ -112,6 +114,9 @@ def run_task_metrics(
             wanted = [m for m in usable if m.network == name and any(m.applies_to(item) for item, _ in chosen)]
             for with_video in (False, True):
                 of_kind = [metric for metric in wanted if metric.with_video == with_video]
+                if not others and all(item.reference is None for item, _ in chosen):
+                    heard.unreferenced |= {name for m in of_kind if m.needs_references for name in m.names}
+                    of_kind = [metric for metric in of_kind if not metric.needs_references]
                 if not of_kind:
                     continue
                 fields = tuple(dict.fromkeys(field for metric in of_kind for field in metric.companions))

@@ -137,5 +137,7 @@ def difference_text(difference: Difference | None, card: MetricCard) -> str:
     if difference.interval95 is not None:
         low, high = difference.interval95
         text += f" [{low:+.{digits}f}, {high:+.{digits}f}]"
+    elif card.scope == "item":
+        text += f" (n {difference.n}: too few for an interval)"
     verdict = difference.verdict(card.direction)
     return f"{text} {verdict}" if verdict else text

@@ -31,9 +31,10 @@ class TextReader(Protocol):
 
 
 def caption_of(item: EvaluationItem) -> str | None:
-    """The `caption` of the item's manifest line, else its `text`. What the report shows in their place may be the name
-    of a file, which describes no sound."""
-    given = (item.details.get("caption"), item.details.get("text"))
+    """The `caption` of the item's manifest line (of several the first), else its `text`. What the report shows in their
+    place may be the name of a file, which describes no sound."""
+    captions = item.details.get("caption")
+    given = (*(captions if isinstance(captions, list) else [captions]), item.details.get("text"))
     return next((text for text in given if isinstance(text, str) and text.strip()), None)
 
 
@@ -66,7 +67,8 @@ class ClapScore(CollectionMetric):
                 source="Wu et al. 2023 (LAION-CLAP)",
                 implementation="unisono.evaluation.metrics.clap_score",
                 version=unisono.__version__,
-                parameters=listener(network) | {"text": "the item's caption, as it is, else its text", "scale": 1},
+                parameters=listener(network)
+                | {"text": "the item's caption, as it is (of several the first), else its text", "scale": 1},
                 decimals=3,
             ),
         )

@@ -6,7 +6,7 @@ Shapes: N judged vectors, M reference vectors, D embedding.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -59,6 +59,8 @@ class FrechetDistance(CollectionMetric):
             large embeddings often lack that, so it is not asked where numbers stand beside published ones.
         tasks: names of the tasks that get it.
     """
+
+    needs_references: ClassVar[bool] = True
 
     network: str
     array: Literal["embedding", "frames"] = "embedding"
@@ -119,17 +121,15 @@ class FrechetDistance(CollectionMetric):
             "pooling": self.array,
         }
         try:
-            if min(clips.n, references) < self.minimum_clips:
+            least = self.minimum_clips
+            if self.full_rank and min(clips.n, references):
+                least = max(least, clips.stacked(self.array)[0].shape[1] + 1)  # else the covariance is singular
+            if min(clips.n, references) < least:
                 raise MetricFailure(
-                    f"{clips.n} clips and {references} references; needs {self.minimum_clips} of each: with fewer "
-                    "the bias outweighs most differences"
+                    f"{clips.n} clips and {references} references; needs {least} of each: with fewer the bias "
+                    "outweighs most differences"
                 )
             judged, reference = clips.stacked(self.array)
-            if self.full_rank and min(len(judged), len(reference)) <= judged.shape[1]:
-                raise MetricFailure(
-                    f"{len(judged)} clips and {len(reference)} references; the covariance of {judged.shape[1]} "
-                    f"dimensions needs at least {judged.shape[1] + 1} of each"
-                )
         except MetricFailure as reason:
             return SetOutcome(None, clips.n, clips.missing, str(reason), conditions)
         return SetOutcome(frechet_distance(judged, reference), clips.n, clips.missing, conditions=conditions)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from scipy.spatial.distance import pdist
@@ -73,6 +74,8 @@ class KernelDistance(CollectionMetric):
         minimum_clips: fewer clips, or fewer references, have no distance.
         tasks: names of the tasks that get it.
     """
+
+    needs_references: ClassVar[bool] = True
 
     network: str
     minimum_clips: int = 5

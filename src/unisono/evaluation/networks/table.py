@@ -102,9 +102,9 @@ def why_absent(name: str, source: Source | None) -> str | None:
     if row.built_in or _parted(row, source)[0] is not None:
         return None
     if row.package is None:
-        return f"no weights; give networks.{name}: {row.takes}"
+        return f"no weights; give {name}: {row.takes} (--network {name}=…, networks.{name}=…)"
     if library_version(row.package) == "not installed":
-        return f"no weights; install {row.package}, or give networks.{name}: {row.takes}"
+        return f"no weights; install {row.package}, or give {name}: {row.takes} (--network {name}=…, networks.{name}=…)"
     return None
 
 
