@@ -58,9 +58,10 @@ lint: $(STAMP) ## Ruff
 types: $(STAMP) ## Mypy
 	$(BIN)/mypy
 
+# Of the slow tests many start several processes each: two at a time on any machine.
 test: lint types ## Lint, types, tests (SLOW=1: also training runs, kills, several processes)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n logical --maxprocesses 8
-	$(if $(SLOW),$(BIN)/python -m pytest -m slow)
+	$(if $(SLOW),OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n 2)
 
 clean: ## Remove environment, corpora and runs
 	rm -rf $(VENV) data experiments build dist
