@@ -34,12 +34,14 @@ class Journal:
     def __init__(self, output_dir: Path) -> None:
         self.path = output_dir / JOURNAL_FILE
         self._lines = {line["folder"]: line for line in _whole_lines(self.path)}
+        self._keys: dict[str, str] = {}  # by folder, taken before measuring: a file may change meanwhile
         self._started = False
 
     def recall(self, job: Job) -> ItemResult | None:
-        """What came out of the same job before, or None."""
-        line = self._lines.get(job.folder)
-        if line is None or line["key"] != _key(job):
+        """What came out of the same job before, or None; to be asked before the job is measured."""
+        line, key = self._lines.get(job.folder), _key(job)
+        self._keys[job.folder] = key
+        if line is None or line["key"] != key:
             return None
         try:
             result = _result(line["result"])
@@ -54,7 +56,7 @@ class Journal:
             return
         line = {
             "folder": job.folder,
-            "key": _key(job),
+            "key": self._keys[job.folder],
             "written": _stamps_of_clips(result, job.output_dir),
             "result": asdict(result),
         }

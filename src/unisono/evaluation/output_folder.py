@@ -30,6 +30,13 @@ def written(output_dir: Path) -> Iterator[None]:
         ) from error
 
 
+def remove_results(output_dir: Path) -> None:
+    """To be called before players are written: should this evaluation be killed, an older one's numbers and page must
+    not lie beside them."""
+    for name in (METRICS_FILE, ITEMS_FILE, REPORT_FILE):
+        (output_dir / name).unlink(missing_ok=True)
+
+
 def folder_names(items: Sequence[EvaluationItem]) -> list[str]:
     """``TASK/ITEM`` for every item: letters, digits, "-" and "_" only, so that any file system and any URL takes it.
 

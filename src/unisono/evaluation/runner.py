@@ -26,7 +26,7 @@ from unisono.evaluation.journal import Journal, remove_journal
 from unisono.evaluation.measure import ItemResult, Job, Loaded, checked, load
 from unisono.evaluation.metric import BUG, Metric, MetricCard
 from unisono.evaluation.networks.cached import default_cache
-from unisono.evaluation.output_folder import folder_names, written
+from unisono.evaluation.output_folder import folder_names, remove_results, written
 from unisono.evaluation.report.page import write_report
 from unisono.evaluation.results import ITEMS_FILE, METRICS_FILE, REPORT_FILE, collect_failures, write_results
 from unisono.evaluation.summary import Summary, TaskSummary, summarise_task
@@ -106,8 +106,7 @@ def evaluate(
     networks = load_networks(of_tasks, settings.networks, settings.device, settings.cache)
     output_dir = Path(output_dir)
     with written(output_dir):
-        for name in (METRICS_FILE, ITEMS_FILE, REPORT_FILE):  # never beside players of this one, should it be killed
-            (output_dir / name).unlink(missing_ok=True)
+        remove_results(output_dir)
         results, heard = _measured(items, output_dir, settings, wanted, networks, num_workers, recode, reference_set)
         drop_unasked(results, heard, settings)
         cards = used_cards(wanted, heard, results, settings.sample_rate)
@@ -118,8 +117,7 @@ def evaluate(
             sample_rate=settings.sample_rate,
             tasks=tasks,
             cards=cards,
-            unavailable=unavailable(wanted, networks)
-            | dict.fromkeys(sorted(heard.unreferenced - cards.keys()), "no item has a reference"),
+            unavailable=unavailable(wanted, networks, heard),
             failures=(*collect_failures(items, results, tasks), *(f for f in heard.unheard if f.metric in shown)),
             report=output_dir / REPORT_FILE,
             metrics_file=output_dir / METRICS_FILE,
@@ -198,7 +196,7 @@ def drop_unasked(results: Sequence[ItemResult], heard: TaskNumbers, settings: Se
                 del table[name]
 
 
-def unavailable(wanted: Iterable[AnyMetric], networks: LoadedNetworks) -> dict[str, str]:
+def unavailable(wanted: Iterable[AnyMetric], networks: LoadedNetworks, heard: TaskNumbers) -> dict[str, str]:
     """Metrics without which the report is not complete, by name, with the reason."""
     reasons: dict[str, str] = {}
     for metric in wanted:
@@ -207,7 +205,7 @@ def unavailable(wanted: Iterable[AnyMetric], networks: LoadedNetworks) -> dict[s
             reason = networks.absent.get(metric.network)
         if reason is not None:
             reasons |= dict.fromkeys(metric_names(metric), reason)
-    return reasons
+    return reasons | dict.fromkeys(sorted(heard.unreferenced - heard.cards.keys()), "no item has a reference")
 
 
 def make_jobs(
