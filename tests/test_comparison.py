@@ -157,6 +157,52 @@ def test_a_distance_of_another_number_of_clips_is_left_out_and_told(tmp_path):
     assert "fd_mel_statistics" not in comparison.differences["text_to_audio"]["system_2"]
 
 
+def test_a_rank_among_other_references_is_left_out_and_told(tmp_path):
+    folders = {}
+    for system, n in (("all", 4), ("fewer", 3)):
+        made = [
+            dataclasses.replace(item, task="text_to_audio")
+            for item in items_of(tmp_path / system, 0.01, [f"item {i}" for i in range(n)])
+        ]
+        folders[system] = tmp_path / system / "evaluation"
+        settings = dataclasses.replace(QUIET, metrics=("retrieval_rank", "mel_distance_dtw_db"))
+        evaluate(made, folders[system], settings, title=system)
+    comparison = compare(folders, tmp_path / "out")
+    assert any("retrieval_rank is not compared: text_to_audio: references is 4 in all" in n for n in comparison.notes)
+    of_task = comparison.summary.tasks["text_to_audio"]
+    assert all(set(means) == {"mel_distance_dtw_db"} for means in of_task.means.values())
+    assert set(comparison.differences["text_to_audio"]["system_2"]) == {"mel_distance_dtw_db"}
+    assert "retrieval_rank" not in (tmp_path / "out/items.jsonl").read_text()
+    both = compare(folders, tmp_path / "both", allow_different_cards=True)
+    means = both.summary.tasks["text_to_audio"].means
+    assert means["system_1"]["retrieval_rank"].n == 4 and means["system_2"]["retrieval_rank"].n == 3
+    assert "retrieval_rank" in both.mismatches and "retrieval_rank" not in both.summary.tasks["text_to_audio"].best
+
+
+def test_settings_that_differ_are_told_of_each_system(tmp_path):
+    folders = {}
+    for system, weights, steps in (("one", "aaaa", 8), ("two", "bbbb", 24)):
+        made = [
+            dataclasses.replace(
+                item,
+                details={"weights": weights, "solver": "euler", "steps_taken": steps + i, "take": i},
+                predicted_duration_s=1.0 + (system == "two"),
+                instruction=f"Widen, {system}.",
+            )
+            for i, item in enumerate(items_of(tmp_path / system, 0.01, ["item 0", "item 1"]))
+        ]
+        folders[system] = tmp_path / system / "evaluation"
+        evaluate(made, folders[system], SETTINGS, title=f"run {system}")
+    comparison = compare(folders, tmp_path / "out")
+    assert comparison.settings == {"weights": "aaaa in one, bbbb in two"}
+    assert json.loads((tmp_path / "out/comparison.json").read_text())["different_settings"] == comparison.settings
+    (item, _) = (json.loads(line) for line in (tmp_path / "out/items.jsonl").read_text().splitlines())
+    assert item["details"] == {"solver": "euler", "steps_taken": "8 in one, 24 in two", "take": 0}
+    assert item["instruction"] == "Widen, one. in one, Widen, two. in two" and item["predicted_duration_s"] is None
+    page = (tmp_path / "out/report.html").read_text()
+    assert "aaaa in one, bbbb in two" in page and "<dd>euler</dd>" in page.replace("\n", "")
+
+
 def hostile(evaluation: Path, folder: Path, change) -> Path:
     """A copy of an evaluation in which ``change(metrics, first item)`` was done."""
     shutil.copytree(evaluation, folder)

@@ -111,10 +111,17 @@ def _stack(arrays: Sequence[np.ndarray]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class CollectionResult:
-    """Numbers of one row: per item by metric, in the order of the items, and of all items together by metric."""
+    """Numbers of one row.
+
+    Attributes:
+        items: per item by metric, in the order of the items.
+        sets: of all items together by metric.
+        conditions: what the numbers of single items depend on beside the item, such as the other references.
+    """
 
     items: dict[str, list[Outcome]] = field(default_factory=dict)
     sets: dict[str, SetOutcome] = field(default_factory=dict)
+    conditions: dict[str, Any] = field(default_factory=dict)
 
 
 class CollectionMetric(ABC):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from unisono.errors import UserError
 from unisono.evaluation.items import MODEL
@@ -13,6 +13,7 @@ from unisono.evaluation.results import Stored
 from unisono.evaluation.summary import plain
 
 Key = tuple[str, str]
+T = TypeVar("T")
 
 _MADE_BY = ("unit", "direction", "scope", "implementation", "version", "parameters")
 """What of a card moves the number; the rest is words about it."""
@@ -38,8 +39,8 @@ def card_differences(stored: Mapping[str, Stored], names: Mapping[str, str]) -> 
 
 
 def condition_differences(stored: Mapping[str, Stored], names: Mapping[str, str]) -> dict[str, str]:
-    """Numbers of all items together that were taken under other conditions (reference set, sizes) -> which."""
-    every = [means for one in stored.values() for rows in one.sets.values() for means in rows.values()]
+    """Numbers that depend on other items than their own and had others (reference set, sizes) -> which."""
+    every = [means for one in stored.values() for rows in one.means.values() for means in rows.values()]
     metrics = dict.fromkeys(name for means in every for name in means)
     return {metric: "; ".join(told) for metric in metrics if (told := _conditions(metric, stored, names))}
 
@@ -66,23 +67,30 @@ def check_references(stored: Mapping[str, Stored], names: Mapping[str, str]) -> 
         raise UserError(f"these are not the same test items: {told}; evaluate all systems against one test set")
 
 
-def without_sets(one: Stored, metrics: Mapping[str, str]) -> Stored:
-    """An evaluation without some numbers of all items together."""
-    sets = {
-        task: {row: {name: m for name, m in means.items() if name not in metrics} for row, means in rows.items()}
-        for task, rows in one.sets.items()
+def without(one: Stored, metrics: Mapping[str, str]) -> Stored:
+    """An evaluation without some of its numbers."""
+    means = {
+        task: {row: _other_than(metrics, of_row) for row, of_row in rows.items()} for task, rows in one.means.items()
     }
-    return replace(one, sets=sets)
+    results = [
+        replace(result, outcomes={row: _other_than(metrics, of_row) for row, of_row in result.outcomes.items()})
+        for result in one.results
+    ]
+    return replace(one, means=means, results=results)
+
+
+def _other_than(metrics: Mapping[str, str], numbers: Mapping[str, T]) -> dict[str, T]:
+    return {name: number for name, number in numbers.items() if name not in metrics}
 
 
 def _conditions(metric: str, stored: Mapping[str, Stored], names: Mapping[str, str]) -> list[str]:
-    """Differing conditions of a number of all items together, by task."""
+    """Differing conditions of a number, by task."""
     told = []
-    for task in dict.fromkeys(task for one in stored.values() for task in one.sets):
+    for task in dict.fromkeys(task for one in stored.values() for task in one.means):
         having: dict[str, dict[str, Any]] = {
             names[key]: flat(mean.conditions)
             for key, one in stored.items()
-            if (mean := one.sets.get(task, {}).get(MODEL, {}).get(metric)) is not None and mean.mean is not None
+            if (mean := one.means.get(task, {}).get(MODEL, {}).get(metric)) is not None and mean.mean is not None
         }
         told += [f"{task}: {line}" for line in _differing(having)]
     return told

@@ -8,7 +8,6 @@ output_dir/
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,18 +16,18 @@ from typing import Any
 from unisono.errors import UserError
 from unisono.evaluation.bootstrap import METHOD, Difference, paired_difference
 from unisono.evaluation.comparability import (
-    Key,
     card_differences,
     check_references,
     check_words,
     condition_differences,
-    without_sets,
+    without,
 )
 from unisono.evaluation.items import MODEL, REFERENCE, EvaluationItem
-from unisono.evaluation.measure import ClipResult, ItemResult
+from unisono.evaluation.measure import ItemResult
+from unisono.evaluation.merging import merged, settings_of_systems
 from unisono.evaluation.metric import MetricCard, SetOutcome
-from unisono.evaluation.output_folder import folder_names, written
-from unisono.evaluation.report.page import write_report
+from unisono.evaluation.output_folder import written
+from unisono.evaluation.report.page import fact_title, write_report
 from unisono.evaluation.report.views import Layout
 from unisono.evaluation.results import ITEMS_FILE, REPORT_FILE, Stored, collect_failures, item_record, read_results
 from unisono.evaluation.summary import Summary, summarise_task, to_json, write_text
@@ -41,6 +40,7 @@ class Comparison:
     Attributes:
         summary: as of one evaluation, with the systems as rows.
         names: titles of the systems by row; the first is the baseline.
+        settings: detail -> what it is in each system (weights, seed, solver), where it is not the same in all.
         differences: task -> system's row -> metric -> difference from the baseline.
         mismatches: metric -> how the cards differ, where that was allowed.
         notes: items that not every system has.
@@ -48,6 +48,7 @@ class Comparison:
 
     summary: Summary
     names: dict[str, str]
+    settings: dict[str, str]
     differences: dict[str, dict[str, dict[str, Difference]]]
     mismatches: dict[str, str]
     notes: list[str]
@@ -97,19 +98,21 @@ def _compared(
     title: str | None,
 ) -> Comparison:
     """The comparison of evaluations that may be compared, and its files."""
-    items, results, notes = merged(stored, names, output_dir)
     conditions = condition_differences(stored, names)
+    if allow_different_cards:
+        mismatches |= conditions
+    else:
+        stored = {row: without(one, conditions) for row, one in stored.items()}
+    settings = settings_of_systems(stored, names)
+    items, results, notes = merged(stored, names, output_dir, settings)
     notes += [f"{metric} is not compared: {why}" for metric, why in conditions.items()]
     notes += metrics_lacking(stored, names)
-    if not allow_different_cards:
-        stored = {row: without_sets(one, conditions) for row, one in stored.items()}
-    mismatches |= conditions if allow_different_cards else {}
     cards = {name: card for one in reversed(list(stored.values())) for name, card in one.cards.items()}
     cards = {name: cards[name] for name in dict.fromkeys(n for one in stored.values() for n in one.cards)}
     heading = title or " against ".join(reversed(list(names.values())))
     summary = _summary(heading, stored, items, results, cards, output_dir, mismatches)
     differences = all_differences(summary, stored, items, results, cards, frozenset(mismatches))
-    comparison = Comparison(summary, dict(names), differences, mismatches, notes)
+    comparison = Comparison(summary, dict(names), settings, differences, mismatches, notes)
     lines = [to_json(item_record(item, result)) for item, result in zip(items, results, strict=True)]
     write_text(summary.items_file, "".join(f"{line}\n" for line in lines))
     folders = {names[row]: one.folder for row, one in stored.items()}
@@ -121,51 +124,11 @@ def _compared(
         baseline=next(iter(names)),
     )
     facts = {names[row]: one.title for row, one in stored.items()}
+    facts |= {fact_title(key): value for key, value in settings.items()}
     facts |= {"Notes": "; ".join(notes)} if notes else {}
     warnings = dict.fromkeys(mismatches, "made differently, see below")
     write_report(summary, items, results, None, facts, layout, differences, warnings)
     return comparison
-
-
-def merged(
-    stored: Mapping[str, Stored], names: Mapping[str, str], output_dir: Path
-) -> tuple[list[EvaluationItem], list[ItemResult], list[str]]:
-    """Every item of any system, with a row per system; players and pictures are copied."""
-    by_key: dict[str, dict[Key, tuple[EvaluationItem, ItemResult]]] = {
-        row: {(i.task, i.audio_id): (i, r) for i, r in zip(one.items, one.results, strict=True)}
-        for row, one in stored.items()
-    }
-    keys = list(dict.fromkeys(key for of_system in by_key.values() for key in of_system))
-    shared = set.intersection(*(set(of_system) for of_system in by_key.values()))
-    if not shared:
-        raise UserError(
-            "the evaluations have no item in common: "
-            + "; ".join(
-                f"{names[row]}: {next(iter(of_system), ('', 'nothing'))[1]!r}, …" for row, of_system in by_key.items()
-            )
-        )
-    notes = [
-        f"{names[row]} lacks {len(absent)} of {len(keys)} items"
-        for row, of_system in by_key.items()
-        if (absent := [key for key in keys if key not in of_system])
-    ]
-    items, results = [], []
-    places = folder_names([next(of[key][0] for of in by_key.values() if key in of) for key in keys])
-    for key, place in zip(keys, places, strict=True):
-        having = {row: of_system[key] for row, of_system in by_key.items() if key in of_system}
-        first, of_first = next(iter(having.values()))
-        clips, outcomes = {}, {}
-        for row, (_, result) in having.items():
-            outcomes[row] = result.outcomes.get(MODEL, {})
-            clips[row] = copied(result.clips[MODEL], stored[row].folder, output_dir, place, row)
-        first_folder = stored[next(iter(having))].folder
-        for shown in ("input", REFERENCE):
-            if shown in of_first.clips:
-                clips[shown] = copied(of_first.clips[shown], first_folder, output_dir, place, shown)
-        items.append(replace(first, details=dict(first.details)))
-        span_s = max(result.span_s for _, result in having.values())
-        results.append(ItemResult(outcomes, clips, span_s, source=of_first.source))
-    return items, results, notes
 
 
 def metrics_lacking(stored: Mapping[str, Stored], names: Mapping[str, str]) -> list[str]:
@@ -178,28 +141,6 @@ def metrics_lacking(stored: Mapping[str, Stored], names: Mapping[str, str]) -> l
         for system, absent in lacking.items()
         if absent
     ]
-
-
-def copied(clip: ClipResult, folder: Path, output_dir: Path, place: str, key: str) -> ClipResult:
-    """A player whose files lie in ``output_dir`` in the item's own place; a file that is gone becomes a problem.
-
-    Where a stored evaluation says its files are is not trusted: it may come from somebody else.
-    """
-    found: dict[str, str | None] = {"audio": None, "picture": None}
-    for kind, suffix in (("audio", ".flac"), ("picture", ".png")):
-        name = getattr(clip, kind)
-        if name is None:
-            continue
-        source = (folder / name).resolve()
-        if source.suffix != suffix or not source.is_relative_to(folder.resolve()):
-            raise UserError(f"{folder}: damaged results (a player's file is {name!r}); evaluate again")
-        if not source.is_file():
-            return replace(clip, audio=None, picture=None, problem=clip.problem or f"{name} is gone from {folder.name}")
-        target = f"{kind if kind == 'audio' else 'pictures'}/{place}/{key}{suffix}"
-        (output_dir / target).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, output_dir / target)
-        found[kind] = target
-    return replace(clip, audio=found["audio"], picture=found["picture"])
 
 
 def _summary(
@@ -236,7 +177,8 @@ def _sets(task: str, stored: Mapping[str, Stored]) -> dict[str, dict[str, SetOut
     return {
         row: {
             name: SetOutcome(mean.mean, mean.n, mean.failed, mean.problem, mean.conditions)
-            for name, mean in one.sets.get(task, {}).get(MODEL, {}).items()
+            for name, mean in one.means.get(task, {}).get(MODEL, {}).items()
+            if one.cards[name].scope == "set"
         }
         for row, one in stored.items()
     }
@@ -285,6 +227,7 @@ def as_json(comparison: Comparison, systems: Mapping[str, Path]) -> dict[str, An
     return {
         "systems": {name: str(folder) for name, folder in systems.items()},
         "baseline": next(iter(systems)),
+        "different_settings": comparison.settings,
         "intervals": METHOD,
         "tasks": {
             task: {

@@ -94,7 +94,7 @@ class Stored:
         folder: where it lies.
         title, sample_rate: as it was made.
         cards: by metric.
-        sets: ``sets[task][row][metric]``: numbers of all items together.
+        means: ``means[task][row][metric]``, numbers of all items together among them.
         unavailable: reason by metric.
         items, results: in the order of the file; the items' own files are known only by their players.
     """
@@ -103,7 +103,7 @@ class Stored:
     title: str
     sample_rate: int
     cards: dict[str, MetricCard]
-    sets: dict[str, dict[str, dict[str, Mean]]]
+    means: dict[str, dict[str, dict[str, Mean]]]
     unavailable: dict[str, str]
     items: list[EvaluationItem]
     results: list[ItemResult]
@@ -146,7 +146,7 @@ def _stored(folder: Path, stored: Mapping[str, Any], items_path: Path) -> Stored
         title=str(stored["title"]),
         sample_rate=rate,
         cards=cards,
-        sets=_sets(stored["tasks"], cards),
+        means=_means(stored["tasks"], cards),
         unavailable={str(name): str(reason) for name, reason in dict(stored["unavailable"]).items()},
         items=[item for item, _ in pairs],
         results=[result for _, result in pairs],
@@ -179,14 +179,14 @@ def _card(name: str, given: Mapping[str, Any]) -> MetricCard:
     return card
 
 
-def _sets(tasks: Mapping[str, Any], cards: Mapping[str, MetricCard]) -> dict[str, dict[str, dict[str, Mean]]]:
-    return {
-        task: {
-            row: {name: _mean(mean) for name, mean in means.items() if cards[name].scope == "set"}
-            for row, means in of_task["means"].items()
-        }
+def _means(tasks: Mapping[str, Any], cards: Mapping[str, MetricCard]) -> dict[str, dict[str, dict[str, Mean]]]:
+    means = {
+        task: {row: {name: _mean(mean) for name, mean in of_row.items()} for row, of_row in of_task["means"].items()}
         for task, of_task in tasks.items()
     }
+    named = [name for rows in means.values() for of_row in rows.values() for name in of_row]
+    _require(all(name in cards for name in named), "a mean without a card")
+    return means
 
 
 def _mean(given: Mapping[str, Any]) -> Mean:

@@ -244,7 +244,7 @@ def summarise_tasks(
     for task in dict.fromkeys(item.task for item in items):
         of_task = [result for item, result in zip(items, results, strict=True) if item.task == task]
         outcomes, sources = [result.outcomes for result in of_task], [result.source for result in of_task]
-        tasks[task] = summarise_task(outcomes, sources, cards, heard.sets.get(task))
+        tasks[task] = summarise_task(outcomes, sources, cards, heard.sets.get(task), heard.conditions.get(task))
     return tasks
 
 

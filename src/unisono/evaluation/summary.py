@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,8 @@ class Mean:
         failed: items without a value because something is wrong with them.
         not_applicable: items without a value because there is nothing to measure.
         problem: why there is no value, where the metric is one of all items together.
-        conditions: what else must agree before two values of such a metric may be compared: reference set, sizes.
+        conditions: what else must agree before two values may be compared, where they depend on other items than
+            their own: reference set, sizes.
     """
 
     mean: float | None
@@ -166,6 +167,7 @@ def summarise_task(
     sources: Sequence[str],
     cards: Mapping[str, MetricCard],
     sets: Mapping[str, Mapping[str, SetOutcome]] | None = None,
+    conditions: Mapping[str, Mapping[str, dict[str, Any]]] | None = None,
 ) -> TaskSummary:
     """Means of one task.
 
@@ -174,8 +176,9 @@ def summarise_task(
         sources: of each item (`ItemResult.source`).
         cards: by metric.
         sets: numbers of all items together, ``row -> metric -> outcome``.
+        conditions: of numbers of single items that depend on the others, ``row -> metric -> conditions``.
     """
-    sets = sets or {}
+    sets, conditions = sets or {}, conditions or {}
     of_items = numbered(sources)
     rows = list(dict.fromkeys(row for outcomes in results for row in outcomes))
     means: dict[str, dict[str, Mean]] = {row: {} for row in rows}
@@ -189,7 +192,8 @@ def summarise_task(
         for row in rows:
             found = {i: o[row][metric] for i, o in enumerate(results) if row in o and metric in o[row]}
             if found:
-                means[row][metric] = mean_of(list(found.values()), of_items[list(found)])
+                mean = mean_of(list(found.values()), of_items[list(found)])
+                means[row][metric] = replace(mean, conditions=conditions.get(row, {}).get(metric, {}))
                 values[row] = {i: outcome.value for i, outcome in found.items() if outcome.value is not None}
         winner, n = best_row(values, cards[metric].direction == "lower")
         if winner is not None:

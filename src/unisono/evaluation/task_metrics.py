@@ -74,12 +74,14 @@ class TaskNumbers:
     Attributes:
         cards: by metric.
         sets: ``sets[task][row][metric]``: numbers of all items together.
+        conditions: ``conditions[task][row][metric]``: what numbers of single items depend on beside the item.
         unreferenced: metrics that a task without any reference cannot have.
         unheard: clips of metrics of all items together that could not be heard, and recordings of a reference set.
     """
 
     cards: dict[str, MetricCard] = field(default_factory=dict)
     sets: dict[str, dict[str, dict[str, SetOutcome]]] = field(default_factory=dict)
+    conditions: dict[str, dict[str, dict[str, dict[str, Any]]]] = field(default_factory=dict)
     unreferenced: set[str] = field(default_factory=set)
     unheard: list[Failure] = field(default_factory=list)
 
@@ -161,6 +163,8 @@ def _run(
             for (_, of_item), outcome in zip(chosen, outcomes, strict=True):
                 if row in of_item.outcomes:
                     of_item.outcomes[row][name] = outcome
+            if result.conditions:
+                heard.conditions.setdefault(task, {}).setdefault(row, {})[name] = result.conditions
         judged = _judged(clips)
         for name, number in result.sets.items():
             conditions = number.conditions | {"judged_items": judged}

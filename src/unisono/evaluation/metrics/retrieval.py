@@ -98,7 +98,8 @@ class Retrieval(CollectionMetric):
                 raise NotApplicable("no other reference with another text")
             return dict(zip(self.names, (float(rank.rank == 1), 1.0 / rank.rank, rank.rank), strict=True))
 
-        return CollectionResult(items=each_item(clips, self.names, judge))
+        rivals = {"references": len(usable), "reference_set": clips.reference_set}
+        return CollectionResult(items=each_item(clips, self.names, judge), conditions=rivals)
 
 
 def _has_embedding(clip: Arrays | str | None) -> bool:

@@ -105,12 +105,17 @@ def run_facts(
     for label, key in (("Last training loss", "train/loss"), ("Last validation loss", "val/loss")):
         if key in training.series:
             facts.append((label, curves.number(float(training.series[key][1][-1]))))
-    facts += [(key.replace("_", " ").capitalize(), detail_text(value)) for key, value in shared.items()]
+    facts += [(fact_title(key), detail_text(value)) for key, value in shared.items()]
     facts.append(("Test items", f"{len(items)} in {len(summary.tasks)} task{'s' if len(summary.tasks) != 1 else ''}"))
     facts.append(("Compared at", f"{summary.sample_rate} Hz"))
     facts.append(("Unisono", unisono.__version__))
     facts.append(("Evaluated", datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")))
     return facts
+
+
+def fact_title(key: str) -> str:
+    """A detail's name as it stands above the page."""
+    return key.replace("_", " ").capitalize()
 
 
 def common_details(items: Sequence[EvaluationItem]) -> dict[str, Any]:
