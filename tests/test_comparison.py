@@ -153,7 +153,7 @@ def test_a_distance_of_another_number_of_clips_is_left_out_and_told(tmp_path):
             folders[system] = tmp_path / system
             evaluate(items, folders[system], QUIET, title=system)
     comparison = compare(folders, tmp_path / "out")
-    assert any("fd_mel_statistics is not compared: text_to_audio: " in note for note in comparison.notes)
+    assert any("not compared: fd_mel_statistics (text_to_audio: " in note for note in comparison.notes)
     assert "fd_mel_statistics" not in comparison.differences["text_to_audio"]["system_2"]
 
 
@@ -168,7 +168,8 @@ def test_a_rank_among_other_references_is_left_out_and_told(tmp_path):
         settings = dataclasses.replace(QUIET, metrics=("retrieval_rank", "mel_distance_dtw_db"))
         evaluate(made, folders[system], settings, title=system)
     comparison = compare(folders, tmp_path / "out")
-    assert any("retrieval_rank is not compared: text_to_audio: references is 4 in all" in n for n in comparison.notes)
+    assert "not compared: retrieval_rank (text_to_audio: references is 4 in all, 3 in fewer" in comparison.notes[1]
+    assert comparison.notes[1].partition(",")[0] in (tmp_path / "out/report.html").read_text()
     of_task = comparison.summary.tasks["text_to_audio"]
     assert all(set(means) == {"mel_distance_dtw_db"} for means in of_task.means.values())
     assert set(comparison.differences["text_to_audio"]["system_2"]) == {"mel_distance_dtw_db"}

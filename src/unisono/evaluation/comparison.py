@@ -27,7 +27,7 @@ from unisono.evaluation.measure import ItemResult
 from unisono.evaluation.merging import merged, settings_of_systems
 from unisono.evaluation.metric import MetricCard, SetOutcome
 from unisono.evaluation.output_folder import written
-from unisono.evaluation.report.page import fact_title, write_report
+from unisono.evaluation.report.page import fact_title, grouped_reasons, write_report
 from unisono.evaluation.report.views import Layout
 from unisono.evaluation.results import ITEMS_FILE, REPORT_FILE, Stored, collect_failures, item_record, read_results
 from unisono.evaluation.summary import Summary, summarise_task, to_json, write_text
@@ -43,7 +43,7 @@ class Comparison:
         settings: detail -> what it is in each system (weights, seed, solver), where it is not the same in all.
         differences: task -> system's row -> metric -> difference from the baseline.
         mismatches: metric -> how the cards differ, where that was allowed.
-        notes: items that not every system has.
+        notes: what not every system has, and which numbers are left out.
     """
 
     summary: Summary
@@ -105,7 +105,7 @@ def _compared(
         stored = {row: without(one, conditions) for row, one in stored.items()}
     settings = settings_of_systems(stored, names)
     items, results, notes = merged(stored, names, output_dir, settings)
-    notes += [f"{metric} is not compared: {why}" for metric, why in conditions.items()]
+    notes += [f"not compared: {metrics} ({why})" for metrics, why in grouped_reasons(conditions)]
     notes += metrics_lacking(stored, names)
     cards = {name: card for one in reversed(list(stored.values())) for name, card in one.cards.items()}
     cards = {name: cards[name] for name in dict.fromkeys(n for one in stored.values() for n in one.cards)}
@@ -125,9 +125,8 @@ def _compared(
     )
     facts = {names[row]: one.title for row, one in stored.items()}
     facts |= {fact_title(key): value for key, value in settings.items()}
-    facts |= {"Notes": "; ".join(notes)} if notes else {}
     warnings = dict.fromkeys(mismatches, "made differently, see below")
-    write_report(summary, items, results, None, facts, layout, differences, warnings)
+    write_report(summary, items, results, None, facts, layout, differences, warnings, notes)
     return comparison
 
 
@@ -245,6 +244,6 @@ def as_json(comparison: Comparison, systems: Mapping[str, Path]) -> dict[str, An
             for task, of_task in comparison.summary.tasks.items()
         },
         "different_cards": comparison.mismatches,
-        "not_in_every_system": comparison.notes,
+        "notes": comparison.notes,
         "cards": {name: asdict(card) for name, card in comparison.summary.cards.items()},
     }

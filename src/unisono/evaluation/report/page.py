@@ -40,6 +40,7 @@ def write_report(
     layout: Layout = ONE_MODEL,
     differences: Differences | None = None,
     warnings: Mapping[str, str] | None = None,
+    notes: Sequence[str] = (),
 ) -> Path:
     """Render ``summary.report``; audio and pictures are there already.
 
@@ -50,6 +51,7 @@ def write_report(
         layout: rows and players.
         differences: of systems from a baseline.
         warnings: by metric: why its numbers should not be compared.
+        notes: what to know before reading the tables.
     """
     import jinja2
 
@@ -76,6 +78,7 @@ def write_report(
         layout=layout,
         frequency_ticks=frequency_ticks(summary.sample_rate),
         cards=list(summary.cards.values()),
+        notes=notes,
         unavailable=grouped_reasons(summary.unavailable),
         failures=failures[:MOST_FAILURES],
         more_failures=max(0, len(failures) - MOST_FAILURES),
@@ -189,7 +192,7 @@ def spread(results: Sequence[tuple[str, ItemResult, str]]) -> dict[str, dict[str
 
 
 def grouped_reasons(unavailable: Mapping[str, str]) -> list[tuple[str, str]]:
-    """Metrics that were not measured, one line a reason."""
+    """Names of metrics that have one reason in common, and the reason."""
     grouped: dict[str, list[str]] = {}
     for name, reason in unavailable.items():
         grouped.setdefault(reason, []).append(name)
