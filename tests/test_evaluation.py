@@ -20,6 +20,7 @@ from unisono.evaluation.items import CODED, INPUT, MODEL, EvaluationItem
 from unisono.evaluation.metric import BUG, Outcome
 from unisono.evaluation.metrics.mel_distance import MelDistance
 from unisono.evaluation.metrics.stoi import Stoi
+from unisono.evaluation.networks.mel_statistics import MelStatistics
 from unisono.evaluation.output_folder import folder_names
 from unisono.evaluation.run import _recoder
 from unisono.evaluation.runner import evaluate
@@ -188,6 +189,28 @@ def test_a_broken_recording_of_a_reference_set_is_left_out_and_told(tmp_path):
     assert summary.tasks["text_to_audio"].means[MODEL]["kad_mel_statistics"].mean is not None
     (failure,) = summary.failures
     assert failure.audio_id == "reference set: text.wav" and failure.metric == "mel_statistics"
+
+
+def test_a_reference_set_is_known_by_its_recordings_not_by_what_a_machine_makes_of_them(tmp_path, monkeypatch):
+    files = [write(tmp_path / f"{i}.wav", voice_like(0.5, seed=i)) for i in range(6)]
+    items = [
+        EvaluationItem(str(i), "text_to_audio", "Go.", f"{i}", path, path if i < 3 else None)
+        for i, path in enumerate(files)
+    ]
+    settings = dataclasses.replace(QUIET, metrics=("kad_mel_statistics",))
+
+    def set_of(name: str, others: list[Path]) -> str:
+        summary = evaluate(items, tmp_path / name, settings, reference_set=others, title="t")
+        return summary.tasks["text_to_audio"].means[MODEL]["kad_mel_statistics"].conditions["reference_set"]
+
+    first = set_of("first", files[3:])
+    assert set_of("backwards", files[:2:-1]) == first
+    assert set_of("fewer", files[4:]) != first
+    heard = MelStatistics.__call__
+    monkeypatch.setattr(MelStatistics, "__call__", lambda self, x: {k: v + 1e-3 for k, v in heard(self, x).items()})
+    assert set_of("another machine", files[3:]) == first
+    write(files[5], voice_like(0.5, seed=99))
+    assert set_of("changed", files[3:]) != first
 
 
 # Enhancement loads torch in every worker, which takes seconds.

@@ -129,7 +129,7 @@ def run_task_metrics(
                 ):
                     clips = _TaskClips(chosen, cached, output_dir, with_video, bar, pool)
                     apart = [] if with_video else clips.reference_set(others)
-                    rows = clips.rows([arrays for _, arrays in apart if not isinstance(arrays, str)], fields)
+                    rows = clips.rows({path: one for path, one in apart if not isinstance(one, str)}, fields)
                 heard.unheard += [
                     Failure(task, f"reference set: {path.name}", MODEL, name, reason)
                     for path, reason in apart
@@ -200,11 +200,11 @@ class _TaskClips:
     bar: tqdm
     pool: ThreadPoolExecutor
 
-    def rows(self, apart: Sequence[Arrays], fields: Sequence[str]) -> dict[str, Clips]:
+    def rows(self, apart: Mapping[Path, Arrays], fields: Sequence[str]) -> dict[str, Clips]:
         """Every row of the task.
 
         Args:
-            apart: references that belong to no item.
+            apart: what was heard of references that belong to no item.
             fields: other recordings of the items that are to be heard too, by manifest field.
         """
         items = [item for item, _ in self.chosen]
@@ -212,13 +212,17 @@ class _TaskClips:
         if not self.with_video:
             references = list(self.pool.map(lambda pair: self._clip(REFERENCE, *pair), self.chosen))
         companions = {field: list(self.pool.map(partial(self._companion, field), items)) for field in fields}
-        usable = [r for r in references if r is not None and not isinstance(r, str)]
-        fingerprint = _fingerprint([*usable, *apart])
+        usable = [
+            result.source
+            for (_, result), reference in zip(self.chosen, references, strict=True)
+            if reference is not None and not isinstance(reference, str)
+        ]
+        fingerprint = _fingerprint(usable, apart)
         rows = {}
         for row in (MODEL, CODED, INPUT):
             if any(row in result.outcomes for _, result in self.chosen):
                 judged = list(self.pool.map(partial(self._of_row, row), self.chosen))
-                rows[row] = Clips(items, judged, references, apart, fingerprint, companions)
+                rows[row] = Clips(items, judged, references, [*apart.values()], fingerprint, companions)
         return rows
 
     def _of_row(self, row: str, pair: tuple[EvaluationItem, ItemResult]) -> Arrays | str:
@@ -264,10 +268,13 @@ class _TaskClips:
             return f"{BUG} in {name} ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
 
 
-def _fingerprint(references: Sequence[Arrays]) -> str:
-    """Of a set of references, whatever their order."""
-    digests = sorted(
-        hashlib.sha256(b"".join(name.encode() + arrays[name].tobytes() for name in sorted(arrays))).hexdigest()
-        for arrays in references
-    )
-    return hashlib.sha256("".join(digests).encode()).hexdigest()[:16]
+def _fingerprint(samples: Sequence[str], files: Iterable[Path]) -> str:
+    """Of a set of references, whatever their order: of what was given, since what a network makes of it differs in its
+    last bits from machine to machine.
+
+    Args:
+        samples: hashes of the items' references (`ItemResult.source`).
+        files: references that belong to no item.
+    """
+    digests = sorted([*samples, *(hashlib.sha256(path.read_bytes()).hexdigest() for path in files)])
+    return hashlib.sha256(" ".join(digests).encode()).hexdigest()[:16]
