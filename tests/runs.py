@@ -15,6 +15,7 @@ The kinds: "plain" (tests/plain.py), "toy" (the unified model on the corpus in T
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import logging
 import os
@@ -28,6 +29,7 @@ from typing import Any
 
 RUN = [sys.executable, str(Path(__file__))]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
+_STACKS_AFTER_S = 150  # a run takes seconds, or half a minute beside other work
 
 
 def command(kind: str, exp_dir: Path, processes: int = 1, **options: Any) -> list[str]:
@@ -57,14 +59,19 @@ def kill_all(process: subprocess.Popen[str]) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def finish(process: subprocess.Popen[str], timeout_s: float = 180) -> str:
-    """Its output; fails the test unless it ended well."""
+def finish(process: subprocess.Popen[str]) -> str:
+    """Its output; fails the test unless it ended well. One that hangs is killed and shows where its processes were."""
+    is_late = False
     try:
-        output, _ = process.communicate(timeout=timeout_s)
+        output, _ = process.communicate(timeout=_STACKS_AFTER_S + 30)
+    except subprocess.TimeoutExpired:
+        is_late = True
+        kill_all(process)
+        output, _ = process.communicate(timeout=30)
     finally:
         if process.poll() is None:
             kill_all(process)
-    assert process.returncode == 0, output[-3000:]
+    assert not is_late and process.returncode == 0, output[-20000 if is_late else -3000 :]
     return output
 
 
@@ -158,6 +165,7 @@ def _toy(exp_dir: Path, options: dict[str, Any]) -> Any:
 def main() -> None:
     import torch
 
+    faulthandler.dump_traceback_later(_STACKS_AFTER_S, exit=False)
     kind, exp_dir, options = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])
     step_s, save_s, fails_on_rank = (options.pop(name, 0.0) for name in ("step_s", "save_s", "fails_on_rank"))
     if options.pop("log", False):

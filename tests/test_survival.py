@@ -83,7 +83,7 @@ def test_a_preempted_command_ends_with_status_zero_and_goes_on(num_workers: int,
         process = runs.start("plain", tmp_path / "broken", **options)
         runs.wait_for_step(tmp_path / "broken", before + 2, process)
         os.killpg(process.pid, number)
-        output = runs.finish(process, timeout_s=60)
+        output = runs.finish(process)
         assert f"{signal.Signals(number).name} at step" in output and "Traceback" not in output
     runs.run("plain", tmp_path / "broken", **options)
     assert_same_run(tmp_path / "broken", tmp_path / "whole")
@@ -279,7 +279,7 @@ def test_a_long_save_outlives_the_signal_that_workers_got_too(tmp_path: Path) ->
     process = runs.start("plain", tmp_path, **options)
     runs.wait_for_step(tmp_path, 3, process)
     os.killpg(process.pid, signal.SIGTERM)
-    assert "SIGTERM at step" in runs.finish(process, timeout_s=60)
+    assert "SIGTERM at step" in runs.finish(process)
     assert (tmp_path / "checkpoints/last/contents.json").is_file()
 
 
