@@ -21,7 +21,7 @@ from unisono.errors import UserError
 from unisono.evaluation.catalogue import AnyMetric, metric_names, metrics_of
 from unisono.evaluation.collection import CollectionMetric
 from unisono.evaluation.items import EvaluationItem
-from unisono.evaluation.jobs import MAX_WORKERS, run_jobs, single_threaded_torch, worker_count
+from unisono.evaluation.jobs import MAX_WORKERS, run_jobs, single_threaded, worker_count
 from unisono.evaluation.journal import Journal, remove_journal
 from unisono.evaluation.measure import ItemResult, Job, Loaded, checked, load
 from unisono.evaluation.metric import BUG, Metric, MetricCard
@@ -229,7 +229,7 @@ def code_reference(reference: Loaded, recode: Recode) -> Loaded:
     if reference.waveform is None:
         return Loaded(None, f"reference: {reference.problem}")
     try:
-        with single_threaded_torch():
+        with single_threaded():
             return checked(np.asarray(recode(reference.waveform)), [])
     except Exception as error:  # out of memory on one long recording is no end of the others
         logger.exception("the autoencoder failed")
