@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -28,6 +27,7 @@ from unisono.models.generation import Generated, GenerationSettings
 from unisono.models.unified import UnifiedAudioModel
 from unisono.objectives import FlowMatching
 from unisono.text.phonemes import PHONEMES
+from unisono.threads import one_torch_thread
 from unisono.training.losses import AudioGenerationLoss
 from unisono.types import AudioContent, Batch, Sample
 
@@ -121,7 +121,7 @@ def fit(
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.1)
-    with one_thread():  # and in float32: so small a network is slower under autocast
+    with one_torch_thread():  # and in float32: so small a network is slower on several, and under autocast
         for step in range(steps):
             batch = batch_of(step)
             torch.manual_seed(1_000_000 * seed + step)
@@ -136,19 +136,8 @@ def fit(
 
 def generate(model: UnifiedAudioModel, samples: Sequence[Sample], settings: GenerationSettings) -> Generated:
     """What the model makes of the samples' content; the n-th always has the same noise."""
-    with one_thread():
+    with one_torch_thread():
         return model.generate(eight_task_collator()(samples), range(len(samples)), settings)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """More threads gain little on so small matrices, and lose much where they wait for each other on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def with_latents(model: UnifiedAudioModel, sample: Sample) -> Sample:

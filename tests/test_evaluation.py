@@ -13,13 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from threadpoolctl import threadpool_info
 
 from judging import QUIET, RATE, noisy, voice_like, write
 from unisono.errors import UserError
 from unisono.evaluation.items import CODED, INPUT, MODEL, EvaluationItem
-from unisono.evaluation.jobs import single_threaded
 from unisono.evaluation.metric import BUG, Outcome
 from unisono.evaluation.metrics.mel_distance import MelDistance
 from unisono.evaluation.metrics.stoi import Stoi
@@ -227,23 +224,6 @@ def test_numbers_do_not_depend_on_the_number_of_workers(task, broken_items, tmp_
         evaluate(items, out, settings, recode=lambda waveform: waveform * 0.5, title="t")
         files[workers] = [(out / name).read_bytes() for name in ("metrics.json", "items.jsonl")]
     assert files[0] == files[2]
-
-
-def test_networks_listen_on_one_thread_each_and_the_others_come_back():
-    def counts():
-        return [(pool["filepath"], pool["num_threads"]) for pool in threadpool_info()]
-
-    original = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        before = counts()
-        with single_threaded():
-            assert torch.get_num_threads() == 1
-            assert {number for _, number in counts()} == {1}
-        assert torch.get_num_threads() == 2
-        assert counts() == before
-    finally:
-        torch.set_num_threads(original)
 
 
 def test_a_missing_library_makes_its_metrics_unavailable(broken_items, tmp_path, monkeypatch):

@@ -33,6 +33,7 @@ from unisono.models.content_encoder import (
 from unisono.models.unified import UnifiedAudioModel
 from unisono.objectives import FlowMatching
 from unisono.tasks import TASKS
+from unisono.threads import one_torch_thread
 from unisono.training.audio_generation_trainer import AudioGenerationTrainer
 from unisono.training.losses import AudioGenerationLoss, DurationError, LossResult
 from unisono.training.metrics import MeanMetrics
@@ -86,10 +87,8 @@ def build(source: Path, variant: str) -> UnifiedAudioModel:
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
     """Networks this small are slower with two."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    with one_torch_thread():
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,7 @@ from unisono.errors import UserError
 from unisono.models.content_encoder import PretrainedTextEncoder
 from unisono.models.unified import UnifiedAudioModel
 from unisono.text.tokens import PretrainedTokenizer
+from unisono.threads import one_torch_thread
 from unisono.training.weights import frozen_fingerprints, trainable_state
 
 TEXTS = ["A dog barks.", "Rain on a tin roof, then thunder far away – ünd Wind.", "Hi"]
@@ -32,10 +33,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    with one_torch_thread():
+        yield
 
 
 def test_a_text_is_encoded_alike_alone_in_a_batch_and_from_the_cache(folder: Path) -> None:

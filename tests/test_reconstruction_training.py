@@ -26,6 +26,7 @@ from unisono.models.autoencoder.vocoder_autoencoder import VocoderAutoencoder
 from unisono.models.discriminators import MultiPeriodDiscriminator, MultiResolutionDiscriminator
 from unisono.models.discriminators.period import folded
 from unisono.models.reconstruction import ReconstructionModel
+from unisono.threads import one_torch_thread
 from unisono.training.checkpoint import read_state, read_weights
 from unisono.training.reconstruction_losses import (
     MelDistance,
@@ -45,10 +46,8 @@ RESOLUTIONS = ((512, 128, 512), (256, 64, 256))
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
     """Networks this small are slower with two."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with one_torch_thread():
+        yield
 
 
 def vocoder(dim: int = 24) -> VocoderAutoencoder:

@@ -192,19 +192,3 @@ def single_threaded_children() -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-
-
-@contextlib.contextmanager
-def single_threaded() -> Iterator[None]:
-    """One thread for torch and NumPy in this process: there are workers or threads for the other cores already, and
-    what libraries start besides spins while it waits."""
-    import torch
-    from threadpoolctl import threadpool_limits
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with threadpool_limits(1):
-            yield
-    finally:
-        torch.set_num_threads(before)

@@ -21,7 +21,7 @@ from unisono.errors import UserError
 from unisono.evaluation.catalogue import AnyMetric, metric_names, metrics_of
 from unisono.evaluation.collection import CollectionMetric
 from unisono.evaluation.items import EvaluationItem
-from unisono.evaluation.jobs import MAX_WORKERS, run_jobs, single_threaded, worker_count
+from unisono.evaluation.jobs import MAX_WORKERS, run_jobs, worker_count
 from unisono.evaluation.journal import Journal, remove_journal
 from unisono.evaluation.measure import ItemResult, Job, Loaded, checked, load
 from unisono.evaluation.metric import BUG, Metric, MetricCard
@@ -33,6 +33,7 @@ from unisono.evaluation.summary import Summary, TaskSummary, summarise_task
 from unisono.evaluation.task_metrics import LoadedNetworks, TaskNumbers, load_networks, run_task_metrics
 from unisono.media.audio import check_sample_rate
 from unisono.suggest import nearest
+from unisono.threads import one_thread
 from unisono.workers import default_workers
 
 logger = logging.getLogger(__name__)
@@ -229,7 +230,7 @@ def code_reference(reference: Loaded, recode: Recode) -> Loaded:
     if reference.waveform is None:
         return Loaded(None, f"reference: {reference.problem}")
     try:
-        with single_threaded():
+        with one_thread():
             return checked(np.asarray(recode(reference.waveform)), [])
     except Exception as error:  # out of memory on one long recording is no end of the others
         logger.exception("the autoencoder failed")

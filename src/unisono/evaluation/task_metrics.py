@@ -17,7 +17,6 @@ from tqdm import tqdm
 from unisono.errors import UserError
 from unisono.evaluation.collection import Arrays, Clips, CollectionMetric, CollectionResult
 from unisono.evaluation.items import CODED, INPUT, MODEL, REFERENCE, EvaluationItem
-from unisono.evaluation.jobs import single_threaded
 from unisono.evaluation.measure import ItemResult, load
 from unisono.evaluation.metric import BUG, MetricCard, MetricFailure, NotApplicable, Outcome, SetOutcome
 from unisono.evaluation.metrics.audio_visual import heard_with_video
@@ -27,6 +26,7 @@ from unisono.evaluation.networks.table import NETWORKS, load_network, why_absent
 from unisono.evaluation.summary import Failure
 from unisono.media.locations import Location
 from unisono.suggest import did_you_mean
+from unisono.threads import one_thread
 
 Source = Path | Location
 
@@ -124,7 +124,7 @@ def run_task_metrics(
                 fields = tuple(dict.fromkeys(field for metric in of_kind for field in metric.companions))
                 with (
                     tqdm(desc=f"{name}, {task}", unit="clip", disable=not progress) as bar,
-                    single_threaded() if threads > 1 else nullcontext(),
+                    one_thread() if threads > 1 else nullcontext(),
                     ThreadPoolExecutor(threads) as pool,
                 ):
                     clips = _TaskClips(chosen, cached, output_dir, with_video, bar, pool)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from unisono.errors import UserError
+from unisono.threads import one_torch_thread
 
 HARMLESS = frozenset({"masked_spec_embed", "position_ids", "relative_position_index", "num_batches_tracked"})
 """Last parts of names that older files have or lack: only training uses them, or the model computes them itself."""
@@ -83,11 +84,5 @@ def inference(device: Any) -> Iterator[None]:
     """Without gradients, on one CPU thread: processes share the processors, and results do not depend on how many."""
     import torch
 
-    threads = torch.get_num_threads()
-    if torch.device(device).type == "cpu":
-        torch.set_num_threads(1)
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        torch.set_num_threads(threads)
+    with one_torch_thread() if torch.device(device).type == "cpu" else nullcontext(), torch.inference_mode():
+        yield

@@ -25,6 +25,8 @@ from unisono.config.entries import INFERENCE
 from unisono.errors import UserError
 from unisono.files import locked, write_json
 from unisono.tasks import TASKS
+from unisono.threads import one_torch_thread
+from unisono.workers import default_workers
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -55,12 +57,15 @@ def run_inference(cfg: DictConfig) -> Path:
         UserError: before anything is touched, for what cannot work; in the end, for items that could not be generated
             (all others are there).
     """
-    from unisono.inference.batch.generating import one_thread
+    import torch
+
     from unisono.inference.batch.sharing import from_main
     from unisono.training.processes import process_state
 
     state = process_state()
-    with one_thread() as threads, ExitStack() as stack:
+    threads = min(torch.get_num_threads(), default_workers())
+    # Whatever the device: some of what decides on a sound is computed on the CPU, when the model is built.
+    with one_torch_thread(), ExitStack() as stack:
         generator = _generator(state, cfg, threads)
         manifest = generator.manifest
         plan = from_main(state, lambda: _plan(cfg, generator, stack))

@@ -10,6 +10,7 @@ import numpy as np
 from unisono.evaluation.alignment import ALIGNMENT, LENGTHS
 from unisono.evaluation.items import Sample
 from unisono.evaluation.metric import Metric, MetricCard, library_version
+from unisono.threads import one_torch_thread
 
 
 @dataclass(frozen=True)
@@ -53,13 +54,9 @@ class SiSdr(Metric):
 
         waveform, reference = sample.against_reference
         # One thread, so that the order of the sums and with it the last digit does not depend on the machine's load.
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
+        with one_torch_thread():
             ratio_db = scale_invariant_signal_distortion_ratio(
                 torch.from_numpy(np.array(waveform, dtype=np.float64)),
                 torch.from_numpy(np.array(reference, dtype=np.float64)),
             )
-        finally:
-            torch.set_num_threads(threads)
         return {"si_sdr_db": float(ratio_db)}

@@ -28,7 +28,6 @@ from unisono.inference.pipeline import Pipeline, is_out_of_memory
 from unisono.media.audio import write_audio
 from unisono.models.generation import GenerationSettings
 from unisono.types import Sample
-from unisono.workers import default_workers
 
 logger = logging.getLogger(__name__)
 _LOOK_EVERY_S = 1.0
@@ -178,20 +177,6 @@ class Generator:
         self.manifest.append(
             [{"audio_id": own.dataset.audio_id(index), "task": own.task, FAILED: str(error).splitlines()[0]}]
         )
-
-
-@contextmanager
-def one_thread() -> Iterator[int]:
-    """Torch computes on one thread, here and in threads that begin here; gives the number that it would have taken.
-
-    For everything that decides on a sound, be it on a GPU: some parts are computed when a model is built.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield min(before, default_workers())
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextmanager

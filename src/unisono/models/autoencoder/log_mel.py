@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from unisono.features.mel import mel_triangles
 from unisono.models.autoencoder.base import Autoencoder
 from unisono.models.autoencoder.channels import per_channel
+from unisono.threads import one_torch_thread
 from unisono.timing import samples_to_frames
 from unisono.types import length_mask
 
@@ -31,12 +32,8 @@ def mel_filterbank(sample_rate: int, n_fft: int, n_mels: int) -> Tensor:
 
 def _inverse(filters: Tensor) -> Tensor:
     """The pseudo-inverse, on one thread: it has other bits on two, and Griffin-Lim makes them other sounds."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_torch_thread():
         return torch.linalg.pinv(filters)
-    finally:
-        torch.set_num_threads(threads)
 
 
 class LogMelAutoencoder(Autoencoder):
